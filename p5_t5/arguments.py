@@ -1,0 +1,135 @@
+"""The command line of train.py, as dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class DataArguments:
+    """What is learnt from."""
+
+    dataset: str = field(
+        default="movielens-100k",
+        metadata={"help": "a folder with tables, or the name of a preparer under data/"},
+    )
+    prompts: list[str] = field(
+        default_factory=list,
+        metadata={"help": "files or folders of templates to add to, or put in the place of, ours"},
+    )
+    tasks: list[str] = field(
+        default_factory=lambda: ["sequential=6", "rating=2", "explanation=1"],
+        metadata={"help": "tasks with their shares of the training examples, as NAME=SHARE"},
+    )
+    item_ids: str = field(
+        default="atomic",
+        metadata={"help": "how items are written: sequential, random, collaborative or atomic"},
+    )
+    branching: int | None = field(
+        default=None, metadata={"help": "clusters a level of collaborative codes; automatic if unset"}
+    )
+    min_interactions: int = field(
+        default=3, metadata={"help": "users with fewer interactions are left out"}
+    )
+    k_core: int = field(
+        default=0, metadata={"help": "keep only users and items with so many interactions"}
+    )
+    max_history: int = field(default=50, metadata={"help": "newest items that a prompt may list"})
+    recent: int = field(
+        default=5,
+        metadata={"help": "newest items given to the decoder by templates with {recent}"},
+    )
+    max_recent: int = field(
+        default=20,
+        metadata={"help": "while training, most items after the cut between history and recent"},
+    )
+    like_threshold: float = field(
+        default=4.0, metadata={"help": "from so many stars on an item counts as liked"}
+    )
+
+
+@dataclass
+class ModelArguments:
+    """The model."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "a T5 checkpoint, a folder or a name on the Hub; a compact T5 is built "
+                  "from scratch if unset"},
+    )  # fmt: skip
+    vocab_size: int = field(
+        default=2000, metadata={"help": "pieces of the tokenizer that is learnt from the prompts"}
+    )
+    d_model: int = field(default=128, metadata={"help": "width"})
+    d_ff: int = field(default=512, metadata={"help": "width of the feed-forward layers"})
+    d_kv: int = field(default=32, metadata={"help": "width of an attention head"})
+    num_heads: int = field(default=4, metadata={"help": "attention heads"})
+    num_layers: int = field(default=2, metadata={"help": "encoder layers"})
+    num_decoder_layers: int = field(default=2, metadata={"help": "decoder layers"})
+    dropout_rate: float = field(default=0.1, metadata={"help": "dropout"})
+    whole_word_embeddings: bool = field(
+        default=True, metadata={"help": "mark the pieces of one word with one embedding, as P5 does"}
+    )
+    tie_lm_head: bool = field(
+        default=False, metadata={"help": "use the input embeddings as output layer"}
+    )
+
+
+@dataclass
+class TrainArguments:
+    """The training loop. Without any limit it runs for ten minutes."""
+
+    output_dir: str | None = field(
+        default=None, metadata={"help": "the trained model's folder; outputs/<data set> if unset"}
+    )
+    num_train_epochs: float | None = field(default=None, metadata={"help": "limit in epochs"})
+    max_train_steps: int | None = field(default=None, metadata={"help": "limit in steps"})
+    max_train_minutes: float | None = field(
+        default=None, metadata={"help": "limit in minutes, validation included"}
+    )
+    learning_rate: float = field(default=2e-3, metadata={"help": "highest rate"})
+    warmup_ratio: float = field(default=0.05, metadata={"help": "share of the run with rising rate"})
+    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's decay of matrices"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
+    tokens_per_batch: int = field(
+        default=4096, metadata={"help": "tokens of a batch on one device, padding included"}
+    )
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "batches a step"})
+    mixed_precision: str = field(
+        default="auto",
+        metadata={"help": "no, fp16 or bf16; auto is bf16 on a GPU that has it and no elsewhere"},
+    )
+    num_threads: int = field(
+        default=0, metadata={"help": "CPU threads of each process; 0 shares all cores out"}
+    )
+    seed: int = field(default=42, metadata={"help": "seed of everything that is random"})
+    evaluations: int = field(default=8, metadata={"help": "validations during the run"})
+    eval_examples: int = field(default=500, metadata={"help": "validation examples of each task"})
+    metric_for_best_model: str = field(
+        default="sequential/ndcg@10",
+        metadata={"help": "TASK/METRIC on validation, mean over the seen templates"},
+    )
+    early_stopping_patience: int = field(
+        default=4, metadata={"help": "stop after so many validations without a better one; 0: never"}
+    )
+    save_steps: int = field(
+        default=0, metadata={"help": "checkpoint every so many steps, besides each validation"}
+    )
+    save_total_limit: int = field(default=2, metadata={"help": "checkpoints that are kept"})
+    resume: bool = field(default=False, metadata={"help": "go on from the newest checkpoint"})
+    overwrite: bool = field(
+        default=False, metadata={"help": "start anew although an unfinished run is there"}
+    )
+    report_to: str = field(default="tensorboard", metadata={"help": "tensorboard or none"})
+
+
+@dataclass
+class PredictArguments:
+    """Decoding and the final report."""
+
+    beams: int = field(default=20, metadata={"help": "beginnings of codes kept at each level"})
+    eval_batch_size: int = field(default=64, metadata={"help": "prompts a forward pass"})
+    keep_seen: bool = field(
+        default=False,
+        metadata={"help": "validate and recommend with items that the user already has"},
+    )

@@ -1,0 +1,217 @@
+"""One folder that holds everything a prediction needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from huggingface_hub import snapshot_download
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from p5_t5.data.catalogue import Catalogue
+from p5_t5.data.histories import Histories
+from p5_t5.data.item_ids import ItemCodes
+from p5_t5.decoding.predictor import Predictor
+from p5_t5.modeling.p5 import P5ForConditionalGeneration
+from p5_t5.prompting.prompter import Prompter, PromptSettings
+from p5_t5.prompting.tasks import TASKS
+from p5_t5.prompting.templates import PromptTemplate, load_templates
+
+_BACKUP = ".previous"
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a model was trained with, apart from its weights and its tokenizer.
+
+    Attributes:
+        name: the data set's name.
+        catalogue: all items and their codes.
+        histories: all users and all that is known of them.
+        templates: the prompts, in the order of their files.
+        settings: of every prompt.
+        ratings: the stars that an answer may name; empty where the data has none.
+        best_templates: for each task its seen templates, best on validation first.
+        beams: beginnings of codes kept at each level of the search.
+    """
+
+    name: str
+    catalogue: Catalogue
+    histories: Histories
+    templates: Sequence[PromptTemplate]
+    settings: PromptSettings
+    ratings: Sequence[float]
+    best_templates: Mapping[str, Sequence[str]]
+    beams: int = 20
+
+    @cached_property
+    def prompter(self) -> Prompter:
+        """Renders the prompts of this model."""
+        return Prompter(self.catalogue, self.settings)
+
+    def template(self, task: str, id_: str) -> PromptTemplate:
+        """A template by task and id."""
+        return next(t for t in self.templates if (t.family, t.id) == (task, id_))
+
+    def predictor(
+        self, model: P5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
+    ) -> Predictor:
+        """Answers prompts with a model."""
+        return Predictor(model, tokenizer, self.catalogue.codes, self.ratings, beams=self.beams)
+
+    def save(self, folder: Path) -> None:
+        """Writes catalogue, users, prompts and settings into a folder."""
+        self.catalogue.table.write_parquet(folder / "catalogue.parquet")
+        _write_json(folder / "item_codes.json", self.catalogue.codes.to_dict())
+        histories = self.histories
+        users = np.repeat(np.arange(histories.num_users), np.diff(histories.offsets))
+        pl.DataFrame({"user": users, "item": histories.items, "rating": histories.ratings}).group_by(
+            "user", maintain_order=True
+        ).agg("item", "rating").select(
+            pl.Series("user_id", histories.user_ids),
+            pl.col("item").alias("items"),
+            pl.col("rating").alias("ratings"),
+            *(pl.Series(f"user_{name}", values) for name, values in histories.profiles.items()),
+        ).write_parquet(folder / "users.parquet")
+        (folder / "prompts").mkdir()
+        for family in dict.fromkeys(template.family for template in self.templates):
+            own = [t.to_json() for t in self.templates if t.family == family]
+            content = {"family": family, "templates": own}
+            _write_json(folder / "prompts" / f"{family}.json", content)
+        settings = {
+            "name": self.name,
+            "settings": asdict(self.settings),
+            "ratings": list(self.ratings),
+            "best_templates": {k: list(v) for k, v in self.best_templates.items()},
+            "beams": self.beams,
+        }
+        _write_json(folder / "p5.json", settings)
+
+    @classmethod
+    def load(cls, folder: Path) -> Knowledge:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            ValueError: the folder is not a trained P5.
+        """
+        _check_complete(folder)
+        settings = json.loads((folder / "p5.json").read_text(encoding="utf-8"))
+        codes = json.loads((folder / "item_codes.json").read_text(encoding="utf-8"))
+        users = pl.read_parquet(folder / "users.parquet")
+        lengths = users["items"].list.len().to_numpy()
+        families = {name: task.family for name, task in TASKS.items()}
+        return cls(
+            name=settings["name"],
+            catalogue=Catalogue(
+                pl.read_parquet(folder / "catalogue.parquet"), ItemCodes.from_dict(codes)
+            ),
+            histories=Histories(
+                user_ids=tuple(users["user_id"].to_list()),
+                offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+                items=users["items"].explode().to_numpy().astype(np.int32),
+                ratings=users["ratings"].explode().to_numpy().astype(np.float32),
+                profiles={
+                    column.removeprefix("user_"): users[column].to_list()
+                    for column in users.columns
+                    if column.startswith("user_") and column != "user_id"
+                },
+            ),
+            templates=list(load_templates([folder / "prompts"], families).values()),
+            settings=PromptSettings(**settings["settings"]),
+            ratings=settings["ratings"],
+            best_templates=settings["best_templates"],
+            beams=settings["beams"],
+        )
+
+
+def save_artifact(
+    folder: Path,
+    model: P5ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    knowledge: Knowledge,
+    metrics: Mapping[str, Any],
+    card: str,
+) -> None:
+    """Writes a trained model; the folder is either the old one or the whole new one.
+
+    Everything is written beside it first and put in its place by renaming.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        knowledge.save(fresh)
+        _write_json(fresh / "metrics.json", metrics)
+        (fresh / "README.md").write_text(card, encoding="utf-8")
+        # Temporary folders are private; a model is as readable as any other file of its user.
+        fresh.chmod(0o755)
+        replace_folder(fresh, folder)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Puts ``fresh`` in the place of ``folder``; what stood there is kept until it is done."""
+    backup = folder.with_name(folder.name + _BACKUP)
+    if folder.exists():
+        shutil.rmtree(backup, ignore_errors=True)
+        os.replace(folder, backup)
+    os.replace(fresh, folder)
+    shutil.rmtree(backup, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Finishes a replacement that was interrupted between its two renames."""
+    backup = folder.with_name(folder.name + _BACKUP)
+    if backup.exists() and not folder.exists():
+        os.replace(backup, folder)
+
+
+def find_artifact(name_or_path: str) -> Path:
+    """The local folder of a trained model, fetched from the Hub where it is not a folder.
+
+    Raises:
+        ValueError: a local folder is not a trained P5.
+    """
+    folder = Path(name_or_path)
+    recover_folder(folder)
+    if not folder.exists() and name_or_path.count("/") == 1 and not folder.parent.exists():
+        folder = Path(snapshot_download(name_or_path))
+    _check_complete(folder)
+    return folder
+
+
+def load_artifact(
+    folder: Path, device: str | torch.device = "cpu"
+) -> tuple[P5ForConditionalGeneration, PreTrainedTokenizerBase, Knowledge]:
+    """Reads a trained model, its tokenizer and what it was trained with."""
+    knowledge = Knowledge.load(folder)
+    model = P5ForConditionalGeneration.from_pretrained(folder).to(device)
+    return model.eval(), AutoTokenizer.from_pretrained(folder), knowledge
+
+
+def _check_complete(folder: Path) -> None:
+    needed = ("config.json", "p5.json", "item_codes.json", "catalogue.parquet", "users.parquet")
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{folder}: not a folder that train.py wrote, {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing"
+        )
+
+
+def _write_json(path: Path, content: Any) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,97 @@
+"""Users and what they did, as arrays: everything a prompt may know about a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class UserState:
+    """One user at one moment, before the interaction that a prompt asks about.
+
+    Attributes:
+        number: the user's number in the data set, ``None`` for a new user.
+        name: what to call the user, ``None`` where no name is known.
+        profile: profile columns as text (age, occupation ...); empty for a new user.
+        items: catalogue rows in time order, oldest first, shape (history,).
+        ratings: their stars, NaN where there are none, shape (history,).
+    """
+
+    number: int | None
+    name: str | None
+    profile: Mapping[str, str]
+    items: npt.NDArray[np.int32]
+    ratings: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Histories:
+    """All users' interactions, user by user in time order.
+
+    Attributes:
+        user_ids: shape (users,).
+        offsets: user ``u`` owns the entries ``offsets[u]:offsets[u + 1]``, shape (users + 1,).
+        items: the catalogue's row of each interaction, shape (interactions,).
+        ratings: stars, NaN where there are none, shape (interactions,).
+        profiles: profile columns as text, each of shape (users,); ``name`` is one of them.
+    """
+
+    user_ids: tuple[str, ...]
+    offsets: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int32]
+    ratings: npt.NDArray[np.float32]
+    profiles: Mapping[str, list[str]]
+
+    @property
+    def num_users(self) -> int:
+        """How many users there are."""
+        return len(self.user_ids)
+
+    @cached_property
+    def number(self) -> dict[str, int]:
+        """User id to number."""
+        return {user_id: number for number, user_id in enumerate(self.user_ids)}
+
+    @property
+    def has_ratings(self) -> bool:
+        """Whether the data set has stars at all."""
+        return bool(len(self.ratings)) and not bool(np.isnan(self.ratings).all())
+
+    @property
+    def profile_columns(self) -> tuple[str, ...]:
+        """The profile columns that a template may name as ``{user_COLUMN}``."""
+        return tuple(column for column in self.profiles if column != "name")
+
+    def state(self, user: int, position: int | None = None) -> UserState:
+        """A user as known before their ``position``-th interaction, or with all of them."""
+        start, end = int(self.offsets[user]), int(self.offsets[user + 1])
+        if position is not None:
+            end = start + position
+        names = self.profiles.get("name")
+        return UserState(
+            number=user,
+            name=names[user] if names else None,
+            profile={column: self.profiles[column][user] for column in self.profile_columns},
+            items=self.items[start:end],
+            ratings=self.ratings[start:end],
+        )
+
+
+def as_text(column: pl.Series) -> list[str]:
+    """Any column as text for a prompt: whole numbers without a point, nothing as "unknown"."""
+    if column.dtype.is_float():
+        whole = column.drop_nulls()
+        if bool((whole == whole.round()).all()):
+            column = column.cast(pl.Int64)
+    if isinstance(column.dtype, pl.List):
+        column = column.list.eval(pl.element().cast(pl.String)).list.join(", ")
+    values = column.cast(pl.String).fill_null(UNKNOWN).to_list()
+    return [value if value.strip() else UNKNOWN for value in values]

@@ -1,0 +1,125 @@
+"""One leave-one-out split that every task shares.
+
+Each user's interactions stand in time order (equal timestamps keep the order of the file); the
+last one is the test, the one before it the validation, all others the training. Tasks may ask only
+about training positions while the model learns, so that no rating, review or explanation of a
+held-out pair can reach it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from p5_t5.data.histories import Histories, as_text
+from p5_t5.data.tables import Tables
+
+Part = Literal["train", "validation", "test"]
+TEXT_COLUMNS = ("review", "summary", "explanation", "feature")
+
+
+@dataclass(frozen=True)
+class Split:
+    """All interactions and which part each belongs to.
+
+    Attributes:
+        histories: users and their interactions in time order.
+        texts: for each text column of the data set its values, shape (interactions,).
+        tied_users: how many users have equal timestamps among their own interactions.
+        tied_targets: how many users' held-out items share their time with a neighbour.
+        derived_explanations: whether the explanations were made from facts, not written by users.
+    """
+
+    histories: Histories
+    texts: Mapping[str, list[str | None]]
+    tied_users: int
+    tied_targets: int
+    derived_explanations: bool = False
+
+    def positions(self, part: Part) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The interactions of one part, as (user, position in the user's own order).
+
+        Returns:
+            Two arrays of the same length. ``train`` has every position before the last two.
+        """
+        lengths = np.diff(self.histories.offsets)
+        users = np.arange(len(lengths), dtype=np.int64)
+        if part == "test":
+            return users, lengths - 1
+        if part == "validation":
+            return users, lengths - 2
+        counts = lengths - 2
+        starts = np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(users, counts), np.arange(int(counts.sum()), dtype=np.int64) - starts
+
+    def rows(self, part: Part) -> npt.NDArray[np.int64]:
+        """The interactions of one part as indices into the arrays of ``histories``."""
+        users, positions = self.positions(part)
+        return self.histories.offsets[users] + positions
+
+    def train_histories(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """Training interactions only, as (offsets, items): all that item codes may learn from."""
+        counts = np.diff(self.histories.offsets) - 2
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return offsets, self.histories.items[self.rows("train")]
+
+
+def leave_one_out(tables: Tables) -> Split:
+    """Splits a data set per user: last item test, second last validation, the rest training.
+
+    Raises:
+        ValueError: a user has fewer than three interactions, so that a part would be empty.
+    """
+    interactions = tables.interactions
+    user_ids = interactions["user_id"].unique(maintain_order=True)
+    lengths = interactions.group_by("user_id", maintain_order=True).len()["len"].to_numpy()
+    if lengths.min() < 3:
+        short = user_ids[int(lengths.argmin())]
+        raise ValueError(
+            f"{tables.name}: user {short!r} has {lengths.min()} interactions, but training, "
+            "validation and test need at least 3; read the tables with min_interactions=3"
+        )
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    catalogue = tables.items["item_id"]
+    rows = pl.DataFrame({"item_id": catalogue}).with_row_index("row")
+    items = interactions.select("item_id").join(
+        rows, on="item_id", how="left", maintain_order="left"
+    )["row"]
+    count = len(interactions)
+    ratings = (
+        interactions["rating"].cast(pl.Float32).to_numpy()
+        if "rating" in interactions.columns
+        else np.full(count, np.nan, dtype=np.float32)
+    )
+    tied_users, tied_targets = _ties(interactions, offsets)
+    profiles = {c: as_text(tables.users[c]) for c in tables.users.columns if c != "user_id"}
+    return Split(
+        histories=Histories(
+            user_ids=tuple(user_ids.to_list()),
+            offsets=offsets,
+            items=items.to_numpy().astype(np.int32),
+            ratings=ratings,
+            profiles=profiles,
+        ),
+        texts={c: interactions[c].to_list() for c in TEXT_COLUMNS if c in interactions.columns},
+        tied_users=tied_users,
+        tied_targets=tied_targets,
+    )
+
+
+def _ties(interactions: pl.DataFrame, offsets: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """Counts users with any tie, and users whose held-out order is decided by the file."""
+    if "timestamp" not in interactions.columns:
+        return 0, 0
+    times = interactions["timestamp"].to_numpy()
+    equal = np.zeros(len(times), dtype=bool)
+    equal[1:] = times[1:] == times[:-1]
+    equal[offsets[:-1]] = False
+    any_tie = np.add.reduceat(equal, offsets[:-1]) > 0
+    ends = offsets[1:]
+    return int(any_tie.sum()), int((equal[ends - 1] | equal[ends - 2]).sum())

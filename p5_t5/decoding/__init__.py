@@ -1,0 +1,1 @@
+"""What is answered: beam search over the catalogue, held as arrays."""

@@ -1,0 +1,162 @@
+"""From rendered prompts to answers: items, stars or sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase, T5ForConditionalGeneration
+
+from p5_t5.data.item_ids import ItemCodes
+from p5_t5.decoding.beam_search import Ranking, TrieTensors, beam_search
+from p5_t5.decoding.constraints import deny
+from p5_t5.decoding.trie import build_trie
+from p5_t5.modeling.collator import Collator
+from p5_t5.modeling.tokenizer import WordTokenizer
+from p5_t5.prompting.prompter import Prompt, stars
+
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
+
+
+class Predictor:
+    """Answers prompts with one model; prompts of any length, in any order."""
+
+    def __init__(
+        self,
+        model: T5ForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        codes: ItemCodes,
+        ratings: Sequence[float],
+        *,
+        beams: int = 20,
+        batch_size: int = 64,
+    ) -> None:
+        """Builds the tries of items and of ratings.
+
+        Args:
+            model: any T5; put into evaluation mode by each call.
+            tokenizer: with the item tokens.
+            codes: the catalogue's codes.
+            ratings: the stars that an answer may name; empty where the data has none.
+            beams: beginnings of codes kept at each level.
+            batch_size: prompts a forward pass.
+        """
+        self.model = model
+        self.words = WordTokenizer(tokenizer)
+        self.ratings = np.array(ratings, dtype=np.float64)
+        self.beams, self.batch_size = beams, batch_size
+        self._collate = Collator(self.words)
+        self._items = TrieTensors(build_trie(self.words.codes(codes), self.words.eos), model.device)
+        self._stars = None
+        if len(ratings):
+            answers = [self.words.encode(stars(value), end=False) for value in ratings]
+            self._stars = TrieTensors(build_trie(answers, self.words.eos), model.device)
+
+    def rank(
+        self,
+        prompts: Sequence[Prompt],
+        k: int,
+        excluded: Sequence[npt.NDArray[np.int32]] | None = None,
+    ) -> tuple[Rows, Floats]:
+        """The k most probable items of each prompt, best first.
+
+        Args:
+            prompts: prompts whose answer is an item.
+            k: how many.
+            excluded: for each prompt the catalogue rows that must not be named.
+
+        Returns:
+            Catalogue rows, -1 past the last legal item, and log-probabilities, both (prompts, k).
+        """
+        items = np.full((len(prompts), k), -1, dtype=np.int64)
+        scores = np.full((len(prompts), k), -np.inf)
+        for index in self._batches(prompts):
+            mask = None
+            if excluded is not None:
+                mask = deny([excluded[i] for i in index], len(self._items.trie))
+            found = self._search(self._items, [prompts[i] for i in index], k, mask)
+            items[index] = found.items.cpu().numpy()
+            scores[index] = found.scores.cpu().numpy()
+        return items, scores
+
+    def rate(self, prompts: Sequence[Prompt]) -> tuple[Floats, Floats]:
+        """The stars of each prompt: expected over the answers' probabilities, and decoded.
+
+        Returns:
+            Expected and most probable stars, each of shape (prompts,).
+
+        Raises:
+            ValueError: the model was trained without ratings.
+        """
+        if self._stars is None:
+            raise ValueError("this model was trained on data without ratings")
+        expected, decoded = np.zeros(len(prompts)), np.zeros(len(prompts))
+        for index in self._batches(prompts):
+            batch = [prompts[i] for i in index]
+            found = self._search(self._stars, batch, len(self.ratings), None)
+            values = self.ratings[found.items.cpu().numpy()]
+            expected[index] = (values * found.scores.double().exp().cpu().numpy()).sum(axis=1)
+            decoded[index] = values[:, 0]
+        return expected, decoded
+
+    @torch.no_grad()
+    def write(self, prompts: Sequence[Prompt], max_new_tokens: int = 48) -> list[str]:
+        """The most probable text of each prompt, greedily decoded, given start included."""
+        self.model.eval()
+        texts = [""] * len(prompts)
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            decoder_start_token_id=self.model.config.decoder_start_token_id,
+            pad_token_id=self.words.pad,
+            eos_token_id=self.words.eos,
+        )
+        for index in self._batches(prompts, same_given=True):
+            start = self.model.config.decoder_start_token_id
+            given = [self.words.encode(prompts[i].given, end=False) for i in index]
+            written = self.model.generate(
+                **self._encode([prompts[i] for i in index]),
+                decoder_input_ids=torch.tensor(
+                    [[start, *row] for row in given], device=self.model.device
+                ),
+                generation_config=config,
+            )
+            decoded = self.words.tokenizer.batch_decode(written, skip_special_tokens=True)
+            for i, text in zip(index, decoded, strict=True):
+                texts[i] = text.strip()
+        return texts
+
+    def _search(
+        self, trie: TrieTensors, prompts: Sequence[Prompt], k: int, allowed: torch.Tensor | None
+    ) -> Ranking:
+        self.model.eval()
+        given = [self.words.encode(prompt.given, end=False) for prompt in prompts]
+        return beam_search(
+            self.model,
+            trie,
+            **self._encode(prompts),
+            k=k,
+            beams=self.beams,
+            given=given if any(given) else None,
+            allowed=allowed,
+        )
+
+    def _encode(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+        batch = self._collate.encode([self.words.encode(prompt.source) for prompt in prompts])
+        return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+
+    def _batches(
+        self, prompts: Sequence[Prompt], same_given: bool = False
+    ) -> Iterator[npt.NDArray[np.int64]]:
+        """Prompts of like length together; with ``same_given`` only equally long given starts."""
+        source = np.array([len(self.words.encode(prompt.source)) for prompt in prompts])
+        given = np.zeros(len(prompts), dtype=np.int64)
+        if same_given:
+            given[:] = [len(self.words.encode(prompt.given, end=False)) for prompt in prompts]
+        order = np.lexsort((source, given))
+        edges = np.flatnonzero(np.diff(given[order])) + 1
+        for group in np.split(order, edges):
+            for begin in range(0, len(group), self.batch_size):
+                yield group[begin : begin + self.batch_size]

@@ -1,0 +1,128 @@
+"""Tables of a run's numbers, and the README.md of a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+_FIRST = {
+    "sequential": ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "hr@10/keep_seen"),
+    "rating": ("rmse", "mae", "rmse/decoded", "mae/decoded"),
+    "explanation": ("bleu-4", "rouge-1", "rouge-2", "rouge-l", "feature_match", "distinct"),
+}
+
+
+def metrics_tables(metrics: Mapping[str, Any], heldout: Mapping[str, frozenset[str]]) -> str:
+    """The test metrics as one Markdown table a task, baselines above the templates.
+
+    Args:
+        metrics: what metrics.json holds.
+        heldout: for each task the ids of the templates that training never showed.
+    """
+    tables = []
+    for task, rows in metrics["test"].items():
+        baselines = metrics["baselines"].get(task, {})
+        names = [n for n in _FIRST[task] if any(n in row for row in rows.values())]
+        lines = [["", *names, "n"]]
+        for label, row in baselines.items():
+            lines.append([label, *(_number(row.get(n)) for n in names), _number(row["n"])])
+        for label, row in rows.items():
+            mark = " (held out)" if label in heldout.get(task, ()) else ""
+            cells = [_number(row.get(n)) for n in names]
+            lines.append([f"P5 {label}{mark}", *cells, _number(row["n"])])
+        tables.append(f"### {task}\n\n{_table(lines)}")
+    return "\n\n".join(tables)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, int) or float(value).is_integer() and value > 1:
+        return f"{int(value)}"
+    return f"{value:.4f}"
+
+
+def _table(lines: list[list[str]]) -> str:
+    widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
+    texts = [
+        "| "
+        + " | ".join(
+            cell.ljust(w) if c == 0 else cell.rjust(w)
+            for c, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        + " |"
+        for line in lines
+    ]
+    rule = "|" + "|".join("-" * (w + 2) if c == 0 else "-" * (w + 1) + ":" for c, w in enumerate(widths))
+    return "\n".join([texts[0], rule + "|", *texts[1:]])
+
+
+def protocol_lines(protocol: Mapping[str, Any]) -> str:
+    """The protocol and what the audit found, one line each."""
+    lines = []
+    for name, value in protocol.items():
+        if isinstance(value, Mapping):
+            lines += [f"- {name}, {inner}: {_fact(v)}" for inner, v in value.items()]
+        else:
+            lines.append(f"- {name}: {_fact(value)}")
+    return "\n".join(lines)
+
+
+def _fact(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def model_card(
+    name: str,
+    metrics: Mapping[str, Any],
+    heldout: Mapping[str, frozenset[str]],
+    examples: Mapping[str, tuple[str, str]],
+) -> str:
+    """The README.md of a trained model, made from its run.
+
+    Args:
+        name: the data set's name.
+        metrics: what metrics.json holds.
+        heldout: for each task the ids of the templates that training never showed.
+        examples: for each task one rendered prompt, as (source, target).
+    """
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["p5", "recommender-system", "t5"],
+    )
+    prompts = "\n".join(
+        f"**{task}**\n\n```\n{source}\n→ {target}\n```\n"
+        for task, (source, target) in examples.items()
+    )
+    return f"""---
+{data.to_yaml()}
+---
+
+# P5 on {name}
+
+A T5 that recommends: histories and items are written as text, answers are decoded as item tokens
+by beam search constrained to the catalogue.
+
+```python
+import p5_t5
+from transformers import pipeline
+
+recommend = pipeline("p5-recommend", model="FOLDER")
+recommend("USER_ID", top_k=5)
+recommend({{"history": ["ITEM_ID_OR_TITLE", "ITEM_ID_OR_TITLE"]}})
+```
+
+## Prompts
+
+{prompts}
+## Test
+
+{metrics_tables(metrics, heldout)}
+
+## Protocol
+
+{protocol_lines(metrics["protocol"])}
+"""

@@ -1,0 +1,1 @@
+"""What is learnt: the tokenizer, the model and its batches."""

@@ -1,0 +1,39 @@
+"""Examples to one padded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from p5_t5.modeling.tokenizer import WordTokenizer
+
+# What cross-entropy leaves out.
+IGNORED = -100
+
+
+class Collator:
+    """Pads tokenised examples."""
+
+    def __init__(self, tokenizer: WordTokenizer) -> None:
+        """Pads as the tokenizer does."""
+        self._tokenizer = tokenizer
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Gives ``input_ids``, ``attention_mask``, ``labels`` (padding -100) and ``task``.
+
+        The first three have the shape (batch, longest), ``task`` has (batch,).
+        """
+        batch = self.encode([example["input_ids"] for example in examples])
+        labels = [example["labels"] for example in examples]
+        batch["labels"] = self._tokenizer.pad_batch(labels, IGNORED)
+        batch["task"] = torch.tensor([example["task"] for example in examples])
+        return batch
+
+    def encode(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """Gives ``input_ids`` and ``attention_mask``, shape (rows, longest)."""
+        input_ids = self._tokenizer.pad_batch(rows, self._tokenizer.pad)
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(input_ids.shape[1]) < lengths[:, None]
+        return {"input_ids": input_ids, "attention_mask": mask.long()}

@@ -1,0 +1,171 @@
+"""P5: a T5 whose encoder also knows which pieces belong to one word.
+
+The whole-word ids are worked out inside the model from the input ids, so that training, validation
+and generation can't use them differently.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Tokenizer,
+)
+from transformers import initialization as init
+from transformers.models.t5.modeling_t5 import T5Stack
+
+# P5's table has 512 rows; a longer input shares the last one.
+WHOLE_WORDS = 512
+
+
+class P5Config(T5Config):
+    """T5's configuration with three more fields.
+
+    Attributes:
+        whole_word_embeddings: add an embedding of the word's number to each piece of the input.
+        tie_lm_head: use the input embeddings as output layer, as T5 1.0 does.
+        embedding_std: deviation of the initial embeddings and output layer; T5's own is 1.0, from
+            which a small model hardly learns in its first minutes.
+    """
+
+    model_type = "p5"
+
+    whole_word_embeddings: bool = True
+    tie_lm_head: bool = False
+    embedding_std: float = 0.1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Keeps T5's scaling of the output to what the head's tie asks for."""
+        super().__post_init__(**kwargs)
+        # T5Config derives this from a flag that it overwrites, so a reloaded file would lose it.
+        self.scale_decoder_outputs = self.tie_lm_head
+
+
+class P5Encoder(T5Stack):
+    """T5's encoder with whole-word embeddings."""
+
+    def __init__(self, config: P5Config) -> None:
+        """Adds the table of word numbers, and which tokens start a word."""
+        super().__init__(config)
+        self.whole_word = nn.Embedding(WHOLE_WORDS, config.d_model)
+        starts = torch.zeros(config.vocab_size, dtype=torch.bool)
+        self.register_buffer("word_starts", starts, persistent=True)
+        self.word_starts: torch.Tensor
+
+    def whole_word_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """The number of each piece's word, counted from one; 0 for the end and padding.
+
+        Args:
+            input_ids: shape (batch, length).
+
+        Returns:
+            Shape (batch, length).
+        """
+        numbers = self.word_starts[input_ids].cumsum(-1).clamp_(max=WHOLE_WORDS - 1)
+        special = (input_ids == self.config.pad_token_id) | (input_ids == self.config.eos_token_id)
+        return numbers.masked_fill_(special, 0)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """T5's encoder over the sum of piece and word embeddings, shapes as in T5."""
+        if input_ids is not None and inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+            inputs_embeds = inputs_embeds + self.whole_word(self.whole_word_ids(input_ids))
+            input_ids = None
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+
+
+class P5ForConditionalGeneration(T5ForConditionalGeneration):
+    """T5 with whole-word embeddings and, where wanted, an output layer of its own."""
+
+    config_class = P5Config
+    config: P5Config
+
+    def __init__(self, config: P5Config) -> None:
+        """Builds T5 and puts P5's encoder in the place of T5's."""
+        super().__init__(config)
+        if config.whole_word_embeddings:
+            self.encoder = P5Encoder(self.encoder.config)
+        if not config.tie_lm_head:
+            self._tied_weights_keys = {
+                name: source
+                for name, source in T5ForConditionalGeneration._tied_weights_keys.items()
+                if name != "lm_head.weight"
+            }
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.embedding_std
+        if isinstance(module, P5ForConditionalGeneration):
+            init.normal_(module.shared.weight, mean=0.0, std=std)
+            if not self.config.tie_lm_head:
+                init.normal_(module.lm_head.weight, mean=0.0, std=std)
+        elif isinstance(module, P5Encoder):
+            # Zero, so that a checkpoint without the table starts as exactly itself.
+            init.zeros_(module.whole_word.weight)
+            init.zeros_(module.word_starts)
+
+    def set_word_starts(self, starts: npt.NDArray[np.bool_]) -> None:
+        """Tells the encoder which tokens start a word, shape (vocabulary,)."""
+        if isinstance(self.encoder, P5Encoder):
+            self.encoder.word_starts.zero_()
+            self.encoder.word_starts[: len(starts)] = torch.from_numpy(starts)
+
+    def resize_vocabulary(self, size: int) -> None:
+        """Makes room for added tokens; new rows are drawn as the configuration says."""
+        if size <= self.config.vocab_size:
+            return
+        self.resize_token_embeddings(size, mean_resizing=False)
+        if isinstance(self.encoder, P5Encoder):
+            starts = torch.zeros(size, dtype=torch.bool, device=self.device)
+            self.encoder.word_starts = starts
+
+
+def build_model(config: P5Config, checkpoint: str | None = None) -> P5ForConditionalGeneration:
+    """A model from scratch, or one that starts from the weights of a T5 checkpoint.
+
+    Args:
+        config: its shape, and with a checkpoint only ``whole_word_embeddings``.
+        checkpoint: a folder or a name on the Hub of any T5 or P5.
+
+    Raises:
+        ValueError: the checkpoint is not a T5.
+    """
+    if checkpoint is None:
+        return P5ForConditionalGeneration(config)
+    given = AutoConfig.from_pretrained(checkpoint)
+    if not isinstance(given, T5Config):
+        raise ValueError(f"{checkpoint}: expected a T5 or P5 model, found {given.model_type!r}")
+    fields = {k: v for k, v in given.to_dict().items() if k not in ("model_type", "architectures")}
+    fields["whole_word_embeddings"] = config.whole_word_embeddings
+    if not isinstance(given, P5Config):
+        fields["tie_lm_head"] = bool(given.scale_decoder_outputs)
+    model = P5ForConditionalGeneration.from_pretrained(checkpoint, config=P5Config(**fields))
+    assert isinstance(model, P5ForConditionalGeneration)
+    return model
+
+
+AutoConfig.register("p5", P5Config)
+AutoModelForSeq2SeqLM.register(P5Config, P5ForConditionalGeneration)
+AutoTokenizer.register(P5Config, T5Tokenizer)

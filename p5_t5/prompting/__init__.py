@@ -1,0 +1,1 @@
+"""What we know, said as text: templates, tasks and their mixture."""

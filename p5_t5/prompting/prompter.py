@@ -1,0 +1,213 @@
+"""From a user at one moment and a template to the text of a prompt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from p5_t5.data.catalogue import Catalogue
+from p5_t5.data.histories import Histories, UserState
+from p5_t5.prompting.templates import PromptTemplate
+
+_SPACE_OR_BRACKET = re.compile(r"[\s<>]+")
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """What every prompt of one model shares; saved with it.
+
+    Attributes:
+        max_history: at most so many of the newest items are written.
+        recent: of these, how many newest ones a template with ``{recent}`` gives to the decoder
+            at prediction.
+        max_recent: while training, the cut between ``{history}`` and ``{recent}`` is drawn anew
+            each time, with at most so many items after it.
+        like_threshold: from so many stars on an item counts as liked.
+    """
+
+    max_history: int = 50
+    recent: int = 5
+    max_recent: int = 20
+    like_threshold: float = 4.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a prompt asks about, and its answer while training.
+
+    Attributes:
+        item: the catalogue's row, ``None`` where the item is the answer and unknown.
+        rating: stars.
+        explanation: the sentence that explains the interaction.
+        feature: the word that the explanation is about.
+    """
+
+    item: int | None = None
+    rating: float | None = None
+    explanation: str | None = None
+    feature: str | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One rendered example: the encoder's text, the given start of the answer, the whole answer."""
+
+    source: str
+    given: str
+    target: str
+
+
+def stars(value: float) -> str:
+    """A rating as text: "4", or "3.5" where the data has halves."""
+    return f"{value:g}"
+
+
+def plain(text: str) -> str:
+    """Text of the data as one line without angle brackets, which belong to the item codes."""
+    return _SPACE_OR_BRACKET.sub(" ", text).strip()
+
+
+class Prompter:
+    """Fills templates from what is known of users and items."""
+
+    def __init__(self, catalogue: Catalogue, settings: PromptSettings) -> None:
+        """Prepares the text of the catalogue's columns once."""
+        self.catalogue = catalogue
+        self.settings = settings
+        self._columns = {
+            name: [plain(value) for value in values] for name, values in catalogue.columns.items()
+        }
+        self._codes = catalogue.code_texts
+
+    def available(self, histories: Histories, texts: Mapping[str, object]) -> frozenset[str]:
+        """The slots that a data set can fill; ``texts`` are its text columns."""
+        slots = {"user", "item", "history", "recent", *self._columns, *texts}
+        slots |= {f"user_{column}" for column in histories.profiles}
+        if histories.has_ratings:
+            slots |= {"rating", "average_rating"}
+        if self.catalogue.category_names:
+            slots |= {"favourite_categories"}
+        if self.catalogue.has_titles:
+            slots |= {"liked_titles", "history_titles"}
+        return frozenset(slots)
+
+    def render(
+        self, template: PromptTemplate, state: UserState, asked: Asked, draw: int | None = None
+    ) -> Prompt:
+        """Renders one prompt.
+
+        Args:
+            template: the template.
+            state: the user before the interaction.
+            asked: the item that is asked about and, for training, the answer.
+            draw: a random whole number for training, from which the cut between history and
+                recent items is taken; ``None`` at prediction, where the target stays empty.
+
+        Raises:
+            ValueError: a slot can't be filled.
+        """
+        predicting = draw is None
+        slots = template.source_slots if predicting else template.slots
+        values = self._values(slots, template, state, asked, draw)
+        return Prompt(
+            source=template.render(template.source_parts, values),
+            given=template.render(template.given_parts, values),
+            target="" if predicting else template.render(template.target_parts, values),
+        )
+
+    def can_ask(self, template: PromptTemplate, state: UserState, asked: Asked) -> bool:
+        """Whether everything that a prompt must say at prediction is known."""
+        slots = template.source_slots
+        return slots == self._values(slots, template, state, asked, None).keys()
+
+    def _values(
+        self,
+        slots: frozenset[str],
+        template: PromptTemplate,
+        state: UserState,
+        asked: Asked,
+        draw: int | None,
+    ) -> dict[str, str]:
+        """The slots that can be filled."""
+        cut = self.recent_count(template, len(state.items), draw)
+        values = {slot: self._value(slot, template, state, asked, cut) for slot in slots}
+        return {slot: value for slot, value in values.items() if value is not None}
+
+    def recent_count(self, template: PromptTemplate, length: int, draw: int | None) -> int:
+        """How many of a history's newest items go to the decoder."""
+        if "recent" not in template.slots:
+            return 0
+        kept = min(length, self.settings.max_history)
+        if draw is None:
+            return min(kept, self.settings.recent)
+        return draw % (min(kept, self.settings.max_recent) + 1)
+
+    def _value(
+        self, slot: str, template: PromptTemplate, state: UserState, asked: Asked, cut: int
+    ) -> str | None:
+        """The text of one slot, ``None`` where it is not known."""
+        if slot == "history" or slot == "recent":
+            kept = state.items[-self.settings.max_history :]
+            part = kept[: len(kept) - cut] if slot == "history" else kept[len(kept) - cut :]
+            return template.separator.join([self._codes[i] for i in part.tolist()])
+        if slot in _USER_SLOTS:
+            return _USER_SLOTS[slot](self, state)
+        if slot.startswith("user_"):
+            column = slot.removeprefix("user_")
+            value = state.name if column == "name" else state.profile.get(column)
+            return None if value is None else plain(value)
+        if slot == "rating":
+            return None if asked.rating is None else stars(asked.rating)
+        if slot in ("explanation", "feature"):
+            text = getattr(asked, slot)
+            return None if text is None else plain(text)
+        if asked.item is None:
+            return None
+        if slot == "item":
+            return self._codes[asked.item]
+        return self._columns[slot][asked.item] if slot in self._columns else None
+
+    def liked(self, state: UserState) -> Sequence[int]:
+        """The items that a user liked, oldest first; all of them where there are no stars."""
+        if len(state.ratings) == 0 or bool(np.isnan(state.ratings).all()):
+            return state.items.tolist()
+        return state.items[state.ratings >= self.settings.like_threshold].tolist()
+
+    def _favourite_categories(self, state: UserState) -> str:
+        rows = [self.catalogue.categories[i] for i in self.liked(state)[-100:]]
+        if not rows:
+            return "none yet"
+        counts = np.bincount(np.concatenate(rows), minlength=len(self.catalogue.category_names))
+        best = np.argsort(-counts, kind="stable")[:3]
+        names = [plain(self.catalogue.category_names[c]) for c in best if counts[c]]
+        return ", ".join(names) or "none yet"
+
+    def _average_rating(self, state: UserState) -> str:
+        known = state.ratings[~np.isnan(state.ratings)]
+        return f"{known.mean():.1f}" if len(known) else "none yet"
+
+    def _liked_titles(self, state: UserState) -> str:
+        return self._titles(self.liked(state)[-3:])
+
+    def _history_titles(self, state: UserState) -> str:
+        return self._titles(state.items[-5:].tolist())
+
+    def _titles(self, rows: Sequence[int]) -> str:
+        return ", ".join(self._columns["title"][i] for i in rows) or "none yet"
+
+
+def _user_number(prompter: Prompter, state: UserState) -> str | None:
+    # Numbers start at 1, as the original's do.
+    return None if state.number is None else str(state.number + 1)
+
+
+_USER_SLOTS: Mapping[str, Callable[[Prompter, UserState], str | None]] = {
+    "user": _user_number,
+    "favourite_categories": Prompter._favourite_categories,
+    "average_rating": Prompter._average_rating,
+    "liked_titles": Prompter._liked_titles,
+    "history_titles": Prompter._history_titles,
+}

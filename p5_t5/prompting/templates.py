@@ -1,0 +1,292 @@
+"""Prompt templates: JSON in, checked templates out.
+
+A template is data: a source and a target with slots in braces, and a few marks that say what kind
+of answer it asks for. Whatever is wrong with a file is found when it is loaded, and the error names
+the file, the template and the cure.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+_SLOT = re.compile(r"[a-z][a-z0-9_]*")
+_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "id": (str,),
+    "answer": (str,),
+    "source": (str,),
+    "target": (str,),
+    "given": (str,),
+    "heldout": (bool,),
+    "weight": (int, float),
+    "separator": (str,),
+}
+_REQUIRED = ("id", "answer", "source", "target")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the templates of one task may say.
+
+    Attributes:
+        name: the family's name, as the JSON file gives it.
+        slots: the legal slots.
+        answers: for each answer kind the slot that the answer fills; it ends the target.
+        open_slots: beginnings of slots that name a column of the data set (``user_``, ``item_``).
+    """
+
+    name: str
+    slots: frozenset[str]
+    answers: Mapping[str, str]
+    open_slots: tuple[str, ...] = ("user_", "item_")
+
+    def allows(self, slot: str) -> bool:
+        """Whether a template of this family may use the slot."""
+        return slot in self.slots or slot.startswith(self.open_slots)
+
+
+# Slots whose value is made of item codes. A code is always a word of its own, so that it is cut
+# into the same tokens wherever it stands.
+CODE_SLOTS = frozenset({"item", "history", "recent"})
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """One checked template.
+
+    Attributes:
+        family: the family's name.
+        id: unique within the family.
+        answer: the kind of answer that it asks for.
+        source: what the encoder reads.
+        target: what the decoder learns to write.
+        given: the start of the target that is given at prediction ("" for none).
+        heldout: kept out of training, to measure prompts that were never seen.
+        weight: how often it is drawn within its family, against the others.
+        separator: what stands between two items of a list.
+        file: where it came from, for error messages.
+    """
+
+    family: str
+    id: str
+    answer: str
+    source: str
+    target: str
+    given: str = ""
+    heldout: bool = False
+    weight: float = 1.0
+    separator: str = " , "
+    file: str = ""
+
+    @cached_property
+    def source_parts(self) -> tuple[tuple[str, str | None], ...]:
+        """The source as (literal, slot) pairs."""
+        return _parts(self.source)
+
+    @cached_property
+    def target_parts(self) -> tuple[tuple[str, str | None], ...]:
+        """The target as (literal, slot) pairs."""
+        return _parts(self.target)
+
+    @cached_property
+    def given_parts(self) -> tuple[tuple[str, str | None], ...]:
+        """The given start of the target as (literal, slot) pairs."""
+        return _parts(self.given)
+
+    @cached_property
+    def source_slots(self) -> frozenset[str]:
+        """Slots of the source and of the given start: what must be known at prediction."""
+        return frozenset(s for _, s in self.source_parts + self.given_parts if s)
+
+    @cached_property
+    def slots(self) -> frozenset[str]:
+        """All slots."""
+        return self.source_slots | {s for _, s in self.target_parts if s}
+
+    @property
+    def names_user(self) -> bool:
+        """Whether it can only be asked about a known user."""
+        return any(s == "user" or s.startswith("user_") for s in self.source_slots)
+
+    def render(self, parts: Sequence[tuple[str, str | None]], values: Mapping[str, str]) -> str:
+        """Fills the slots of ``source_parts``, ``target_parts`` or ``given_parts``.
+
+        Raises:
+            ValueError: a slot has no value.
+        """
+        text = []
+        for literal, slot in parts:
+            text.append(literal)
+            if slot is not None:
+                if slot not in values:
+                    raise ValueError(
+                        f"{self.file}: template {self.id!r} needs a value for {{{slot}}}; "
+                        f"given were {', '.join(sorted(values)) or 'none'}"
+                    )
+                text.append(values[slot])
+        return "".join(text)
+
+    def to_json(self) -> dict[str, Any]:
+        """The template as it would stand in a file."""
+        fields = {name: getattr(self, name) for name in _FIELDS}
+        default = {"given": "", "weight": 1.0, "separator": " , "}
+        return {k: v for k, v in fields.items() if k not in default or v != default[k]}
+
+
+def _parts(text: str) -> tuple[tuple[str, str | None], ...]:
+    """Cuts a text at its slots and sets every item code off as a word of its own."""
+    raw = [(literal, slot) for literal, slot, _, _ in string.Formatter().parse(text)]
+    parts: list[tuple[str, str | None]] = []
+    after_code = False
+    for literal, slot in raw:
+        if after_code and literal and not literal[0].isspace():
+            literal = " " + literal
+        if slot in CODE_SLOTS and (literal or parts) and not literal[-1:].isspace():
+            literal += " "
+        parts.append((literal, slot))
+        after_code = slot in CODE_SLOTS
+    return tuple(parts)
+
+
+def load_templates(
+    paths: Iterable[str | Path], families: Mapping[str, Family]
+) -> dict[tuple[str, str], PromptTemplate]:
+    """Reads template files, or every ``*.json`` of a folder, and checks each template.
+
+    Args:
+        paths: files or folders; an id may stand only once in all of them.
+        families: the families that exist, by name.
+
+    Returns:
+        Templates by (family, id), in the order of the files.
+
+    Raises:
+        ValueError: anything is wrong with a file; names the file, the template and the cure.
+    """
+    loaded: dict[tuple[str, str], PromptTemplate] = {}
+    for path in paths:
+        for file in _files(Path(path)):
+            for template in _read_file(file, families):
+                key = (template.family, template.id)
+                if key in loaded:
+                    raise ValueError(
+                        f"{file}: template {template.id!r} stands twice in the family "
+                        f"{template.family!r} (also in {loaded[key].file}); give it another id"
+                    )
+                loaded[key] = template
+    return loaded
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(path.glob("*.json"))
+        if not files:
+            raise ValueError(f"{path}: the folder has no *.json file with templates")
+        return files
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file or folder with templates")
+    return [path]
+
+
+def _read_file(file: Path, families: Mapping[str, Family]) -> list[PromptTemplate]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{file}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 text ({error.reason})") from error
+    if not isinstance(content, dict) or set(content) != {"family", "templates"}:
+        raise ValueError(
+            f'{file}: expected an object with the two fields "family" and "templates"'
+        )
+    name, templates = content["family"], content["templates"]
+    if name not in families:
+        raise ValueError(f"{file}: unknown family {name!r}{_nearest(str(name), families)}")
+    if not isinstance(templates, list) or not templates:
+        raise ValueError(f'{file}: "templates" must be a list with at least one template')
+    return [_read_template(file, families[name], i, t) for i, t in enumerate(templates)]
+
+
+def _read_template(file: Path, family: Family, number: int, fields: Any) -> PromptTemplate:
+    name = fields.get("id") if isinstance(fields, dict) else None
+    where = f"{file}: template {name!r}" if name else f"{file}: template number {number + 1}"
+    if not isinstance(fields, dict):
+        raise ValueError(f"{where}: expected an object with {', '.join(_REQUIRED)}")
+    for field, value in fields.items():
+        if field not in _FIELDS:
+            raise ValueError(f"{where}: unknown field {field!r}{_nearest(field, _FIELDS)}")
+        kinds = _FIELDS[field]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"{where}: {field!r} must be {expected}, not {value!r}")
+    for field in _REQUIRED:
+        if not fields.get(field, "").strip():
+            raise ValueError(f"{where}: the field {field!r} is missing or empty")
+    if not fields.get("weight", 1) > 0:
+        raise ValueError(f"{where}: 'weight' must be above 0, not {fields['weight']!r}")
+    template = PromptTemplate(family=family.name, file=str(file), **fields)
+    for field in ("source", "target", "given"):
+        _check_slots(where, field, getattr(template, field), family)
+    _check_answer(where, template, family)
+    return template
+
+
+def _check_slots(where: str, field: str, text: str, family: Family) -> None:
+    try:
+        parsed = list(string.Formatter().parse(text))
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: braces of {field!r} don't match ({error}); write {{{{ for a plain brace"
+        ) from error
+    for _, slot, spec, conversion in parsed:
+        if slot is None:
+            continue
+        if not _SLOT.fullmatch(slot) or spec or conversion:
+            raise ValueError(
+                f"{where}: {field!r} has {{{slot}}} with something that is not a plain name; a "
+                "slot is only a name in braces: no dot, index, conversion or format"
+            )
+        if not family.allows(slot):
+            raise ValueError(
+                f"{where}: {field!r} has the unknown slot {{{slot}}}{_nearest(slot, family.slots)}"
+            )
+
+
+def _check_answer(where: str, template: PromptTemplate, family: Family) -> None:
+    if template.answer not in family.answers:
+        near = _nearest(template.answer, family.answers)
+        raise ValueError(f"{where}: unknown answer kind {template.answer!r}{near}")
+    slot = family.answers[template.answer]
+    if not template.target.endswith(f"{{{slot}}}"):
+        raise ValueError(
+            f"{where}: the target must end with {{{slot}}}, the answer to {template.answer!r}"
+        )
+    if slot in template.source_slots:
+        raise ValueError(
+            f"{where}: {{{slot}}} is the answer and must not stand in the source or the given start"
+        )
+    if not template.target.startswith(template.given):
+        raise ValueError(f"{where}: 'given' must be the beginning of 'target', word for word")
+    if template.given and not template.given[-1].isspace():
+        raise ValueError(f"{where}: 'given' must end with a space, so that the answer is a word")
+    if not template.separator or not (
+        template.separator[0].isspace() and template.separator[-1].isspace()
+    ):
+        raise ValueError(f"{where}: 'separator' must begin and end with a space")
+
+
+def _nearest(given: str, legal: Iterable[str]) -> str:
+    """A hint that names the nearest legal name, and all of them where they are few."""
+    names = sorted(legal)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{hint} (legal: {', '.join(names)})"
