@@ -312,9 +312,11 @@ def _item_vectors(
     left, strength, _ = randomized_svd(
         counts, dimensions, n_iter=4, random_state=int(rng.integers(2**31))
     )
-    vectors: Vectors = left.astype(np.float64) * np.sqrt(strength.astype(np.float64))
+    # What small catalogues have too few directions for, and what is left of an item without
+    # neighbours or in a far corner of the graph, is rounding alone.
+    strong = strength > 1e-4 * strength[0]
+    vectors: Vectors = (left * np.sqrt(strength))[:, strong].astype(np.float64)
     lengths = np.linalg.norm(vectors, axis=1)
-    # What is left of an item in a far corner of the graph can be rounding alone.
     known = np.flatnonzero(lengths > 1e-4 * lengths.max())
     unknown = np.flatnonzero(lengths <= 1e-4 * lengths.max())
     vectors[known] /= lengths[known, None]

@@ -102,16 +102,17 @@ class P5ForConditionalGeneration(T5ForConditionalGeneration):
 
     def __init__(self, config: P5Config) -> None:
         """Builds T5 and puts P5's encoder in the place of T5's."""
-        super().__init__(config)
-        if config.whole_word_embeddings:
-            self.encoder = P5Encoder(self.encoder.config)
         if not config.tie_lm_head:
+            # Before T5 ties the weights for good.
             self._tied_weights_keys = {
                 name: source
                 for name, source in T5ForConditionalGeneration._tied_weights_keys.items()
                 if name != "lm_head.weight"
             }
-        self.post_init()
+        super().__init__(config)
+        if config.whole_word_embeddings:
+            self.encoder = P5Encoder(self.encoder.config)
+            self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -306,6 +306,7 @@ def test_text_errors() -> None:
     [
         ("What a Sound!", "sound", True),
         ("the party was loud", "art", False),
+        ("a smart gift", "art", False),
         ("art", "ART", True),
         ("good sound   quality.", "Sound quality", True),
         ("sound and quality", "sound quality", False),
