@@ -23,6 +23,8 @@ from transformers import (
 from transformers import initialization as init
 from transformers.models.t5.modeling_t5 import T5Stack
 
+from p5_t5.modeling.dropout import use_byte_dropout
+
 # P5's table has 512 rows; a longer input shares the last one.
 WHOLE_WORDS = 512
 
@@ -50,18 +52,31 @@ class P5Config(T5Config):
         self.scale_decoder_outputs = self.tie_lm_head
 
 
-class P5Encoder(T5Stack):
-    """T5's encoder with whole-word embeddings."""
+class _Initialised:
+    """Initialises every module of a model that is defined outside of transformers.
+
+    There, transformers skips a module without parameters of its own (its test "all of them are
+    loaded" holds for none), which are the very ones at which T5 initialises what lies below: the
+    whole model would be left with a deviation of 1. Nothing that was loaded is drawn anew, since
+    ``transformers.initialization`` looks at each parameter's own mark.
+    """
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        super()._initialize_weights(module, is_custom_code=False)  # type: ignore[misc]
+
+
+class WholeWords(nn.Module):
+    """An embedding of each piece's word number."""
 
     def __init__(self, config: P5Config) -> None:
-        """Adds the table of word numbers, and which tokens start a word."""
-        super().__init__(config)
-        self.whole_word = nn.Embedding(WHOLE_WORDS, config.d_model)
-        starts = torch.zeros(config.vocab_size, dtype=torch.bool)
-        self.register_buffer("word_starts", starts, persistent=True)
-        self.word_starts: torch.Tensor
+        """Makes the table, and room to say which tokens start a word."""
+        super().__init__()
+        self.special = (config.pad_token_id, config.eos_token_id)
+        self.embedding = nn.Embedding(WHOLE_WORDS, config.d_model)
+        self.register_buffer("starts", torch.zeros(config.vocab_size, dtype=torch.bool))
+        self.starts: torch.Tensor
 
-    def whole_word_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def numbers(self, input_ids: torch.Tensor) -> torch.Tensor:
         """The number of each piece's word, counted from one; 0 for the end and padding.
 
         Args:
@@ -70,9 +85,31 @@ class P5Encoder(T5Stack):
         Returns:
             Shape (batch, length).
         """
-        numbers = self.word_starts[input_ids].cumsum(-1).clamp_(max=WHOLE_WORDS - 1)
-        special = (input_ids == self.config.pad_token_id) | (input_ids == self.config.eos_token_id)
-        return numbers.masked_fill_(special, 0)
+        pad, end = self.special
+        numbers = self.starts[input_ids].cumsum(-1).clamp_(max=WHOLE_WORDS - 1)
+        return numbers.masked_fill_((input_ids == pad) | (input_ids == end), 0)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Shape (batch, length) to (batch, length, d_model)."""
+        embedded: torch.Tensor = self.embedding(self.numbers(input_ids))
+        return embedded
+
+
+class P5Encoder(_Initialised, T5Stack):
+    """T5's encoder with whole-word embeddings."""
+
+    def __init__(self, config: P5Config) -> None:
+        """Adds the table of word numbers."""
+        super().__init__(config)
+        self.whole_words = WholeWords(config)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, WholeWords):
+            # Zero, so that a checkpoint without the table starts as exactly itself.
+            init.zeros_(module.embedding.weight)
+            init.zeros_(module.starts)
 
     def forward(
         self,
@@ -83,8 +120,7 @@ class P5Encoder(T5Stack):
     ) -> Any:
         """T5's encoder over the sum of piece and word embeddings, shapes as in T5."""
         if input_ids is not None and inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
-            inputs_embeds = inputs_embeds + self.whole_word(self.whole_word_ids(input_ids))
+            inputs_embeds = self.embed_tokens(input_ids) + self.whole_words(input_ids)
             input_ids = None
         return super().forward(
             input_ids=input_ids,
@@ -94,7 +130,7 @@ class P5Encoder(T5Stack):
         )
 
 
-class P5ForConditionalGeneration(T5ForConditionalGeneration):
+class P5ForConditionalGeneration(_Initialised, T5ForConditionalGeneration):
     """T5 with whole-word embeddings and, where wanted, an output layer of its own."""
 
     config_class = P5Config
@@ -113,6 +149,7 @@ class P5ForConditionalGeneration(T5ForConditionalGeneration):
         if config.whole_word_embeddings:
             self.encoder = P5Encoder(self.encoder.config)
             self.post_init()
+        use_byte_dropout(self)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -122,16 +159,13 @@ class P5ForConditionalGeneration(T5ForConditionalGeneration):
             init.normal_(module.shared.weight, mean=0.0, std=std)
             if not self.config.tie_lm_head:
                 init.normal_(module.lm_head.weight, mean=0.0, std=std)
-        elif isinstance(module, P5Encoder):
-            # Zero, so that a checkpoint without the table starts as exactly itself.
-            init.zeros_(module.whole_word.weight)
-            init.zeros_(module.word_starts)
 
     def set_word_starts(self, starts: npt.NDArray[np.bool_]) -> None:
         """Tells the encoder which tokens start a word, shape (vocabulary,)."""
         if isinstance(self.encoder, P5Encoder):
-            self.encoder.word_starts.zero_()
-            self.encoder.word_starts[: len(starts)] = torch.from_numpy(starts)
+            table = self.encoder.whole_words.starts
+            table.zero_()
+            table[: len(starts)] = torch.from_numpy(starts)
 
     def resize_vocabulary(self, size: int) -> None:
         """Makes room for added tokens; new rows are drawn as the configuration says."""
@@ -140,7 +174,7 @@ class P5ForConditionalGeneration(T5ForConditionalGeneration):
         self.resize_token_embeddings(size, mean_resizing=False)
         if isinstance(self.encoder, P5Encoder):
             starts = torch.zeros(size, dtype=torch.bool, device=self.device)
-            self.encoder.word_starts = starts
+            self.encoder.whole_words.starts = starts
 
 
 def build_model(config: P5Config, checkpoint: str | None = None) -> P5ForConditionalGeneration:
