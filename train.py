@@ -1,20 +1,18 @@
 """Train a P5: arguments, data, prompts, model, loop, evaluation, save.
 
-    accelerate launch train.py                       MovieLens-100K, fetched on first use
-    accelerate launch train.py --dataset data/toy    the small made world, under a minute
-    accelerate launch train.py --help                everything that can be set
+accelerate launch train.py                       MovieLens-100K, fetched on first use
+accelerate launch train.py --dataset data/toy    the small made world, under a minute
+accelerate launch train.py --help                everything that can be set
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,6 @@ import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
-from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -33,13 +30,10 @@ from transformers import HfArgumentParser, pipeline
 
 import p5_t5  # noqa: F401 - registers the pipeline
 from p5_t5.arguments import DataArguments, ModelArguments, PredictArguments, TrainArguments
-from p5_t5.artifact import Knowledge, replace_folder, save_artifact
-from p5_t5.data.catalogue import Catalogue
-from p5_t5.data.item_ids import assign_item_ids
-from p5_t5.data.splits import Split, leave_one_out
-from p5_t5.data.tables import read_tables
+from p5_t5.artifact import Knowledge, save_artifact
+from p5_t5.checkpoints import RunFolder
 from p5_t5.evaluation.audit import audit, baselines
-from p5_t5.evaluation.evaluator import Evaluator, best_templates
+from p5_t5.evaluation.evaluator import KEEP_SEEN, Evaluator, Metrics, best_templates
 from p5_t5.model_card import metrics_tables, model_card, protocol_lines
 from p5_t5.modeling.collator import Collator
 from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration, build_model
@@ -50,15 +44,15 @@ from p5_t5.modeling.tokenizer import (
     train_tokenizer,
     word_starts,
 )
-from p5_t5.prompting.explanations import derive_explanations
+from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
 from p5_t5.prompting.mixture import Mixture
-from p5_t5.prompting.prompter import Prompter, PromptSettings
-from p5_t5.prompting.tasks import TASKS, Task, read_prompts, usable
-from p5_t5.prompting.templates import PromptTemplate
+from p5_t5.prompting.prompter import PromptSettings
 
-DEFAULT_MINUTES = 10.0
+# Without a limit a run ends at the first of these two.
+DEFAULT_MINUTES, DEFAULT_EPOCHS = 10.0, 8.0
 # The tokenizer learns from so many rendered examples.
 TOKENIZER_EXAMPLES = 20_000
+Batch = Mapping[str, torch.Tensor]
 
 
 @dataclass
@@ -70,18 +64,11 @@ class Arguments:
     train: TrainArguments
     predict: PredictArguments
 
-
-@dataclass
-class World:
-    """Everything that is known before the first step."""
-
-    name: str
-    split: Split
-    catalogue: Catalogue
-    prompter: Prompter
-    templates: list[PromptTemplate]
-    tasks: list[tuple[Task, float]]
-    ratings: list[float]
+    @property
+    def output(self) -> Path:
+        """The trained model's folder."""
+        name = Path(self.data.dataset).resolve().name
+        return Path(self.train.output_dir or Path("outputs") / name)
 
 
 @dataclass
@@ -94,7 +81,6 @@ class Progress:
     best: float = math.nan
     best_step: int = 0
     waited: int = 0
-    done: bool = False
 
     def state_dict(self) -> dict[str, Any]:
         """For ``Accelerator.register_for_checkpointing``."""
@@ -108,61 +94,46 @@ class Progress:
 
 def main() -> None:
     """Runs the whole story."""
-    arguments = read_arguments()
-    accelerator = start(arguments)
-    say = accelerator.print
-    with accelerator.main_process_first():
-        folder = find_dataset(arguments.data.dataset)
-    world = prepare(arguments, folder, say)
-    output = Path(arguments.train.output_dir or Path("outputs") / world.name)
-    model, words, mixture = build(arguments, world)
-    say(
-        f"model: {model.num_parameters():,} parameters, {len(words.tokenizer):,} tokens, "
-        f"{len(world.catalogue):,} items as {arguments.data.item_ids} codes"
-    )
-    knowledge = Knowledge(
-        name=world.name,
-        catalogue=world.catalogue,
-        histories=world.split.histories,
-        templates=world.templates,
-        settings=world.prompter.settings,
-        ratings=world.ratings,
-        best_templates={},
-        beams=arguments.predict.beams,
-    )
-    predictor = knowledge.predictor(model, words.tokenizer)
-    predictor.batch_size = arguments.predict.eval_batch_size
-    evaluator = Evaluator(predictor, world.prompter, world.split)
-    loop = Loop(arguments, accelerator, model, words, mixture, evaluator, world, output)
-    progress = loop.run()
+    try:
+        arguments = read_arguments()
+        accelerator = start(arguments)
+        with accelerator.main_process_first():
+            folder = find_dataset(arguments.data.dataset)
+        corpus = prepare(arguments, folder)
+        model, words, mixture = build(arguments, corpus)
+        describe(accelerator, arguments, corpus, model)
+        evaluator = judge(arguments, corpus, model, words)
+        loop = Loop(arguments, accelerator, model, Collator(words), mixture, evaluator, corpus)
+    except ValueError as error:
+        # What a user can put right is said in one line. From here on nothing is the user's.
+        sys.exit(f"error: {error}")
+    loop.run()
     if accelerator.is_main_process:
-        knowledge = replace(knowledge, best_templates=loop.order_templates())
-        metrics = report(arguments, world, evaluator, progress, accelerator.num_processes)
-        heldout = heldout_templates(world)
-        card = model_card(world.name, metrics, heldout, rendered_examples(world))
-        save_artifact(output, model, words.tokenizer, knowledge, metrics, card)
-        loop.clear()
-        print(f"\nTest\n\n{metrics_tables(metrics, heldout)}\n")
+        print("judging every template on the test split ...", flush=True)
+        knowledge = replace(what_is_known(arguments, corpus), best_templates=loop.best_templates())
+        metrics = report(arguments, corpus, evaluator, loop.progress, accelerator.num_processes)
+        card = model_card(corpus.name, metrics, corpus.heldout(), corpus.examples())
+        save_artifact(arguments.output, model, words.tokenizer, knowledge, metrics, card)
+        loop.folder.finish()
+        print(f"\nTest\n\n{metrics_tables(metrics, corpus.heldout())}\n")
         print(f"Protocol\n\n{protocol_lines(metrics['protocol'])}\n")
-        show_recommendations(output, world.split, arguments)
+        show_recommendations(arguments)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
 def read_arguments() -> Arguments:
     """Reads and checks the command line."""
-    parser = HfArgumentParser(
-        (DataArguments, ModelArguments, TrainArguments, PredictArguments),  # type: ignore[arg-type]
-        description="Train a P5 and report its test metrics.",
-    )
+    groups: Any = (DataArguments, ModelArguments, TrainArguments, PredictArguments)
+    parser = HfArgumentParser(groups, description="Train a P5 and report its test metrics.")
     data, model, train, predict = parser.parse_args_into_dataclasses()
-    limits = (train.num_train_epochs, train.max_train_steps, train.max_train_minutes)
-    if all(limit is None for limit in limits):
-        train.max_train_minutes = DEFAULT_MINUTES
-    for name in ("num_train_epochs", "max_train_steps", "max_train_minutes"):
-        limit = getattr(train, name)
-        if limit is not None and not limit > 0:
-            raise ValueError(f"--{name} must be above 0, not {limit}")
+    limits = ("num_train_epochs", "max_train_steps", "max_train_minutes")
+    if all(getattr(train, name) is None for name in limits):
+        train.num_train_epochs, train.max_train_minutes = DEFAULT_EPOCHS, DEFAULT_MINUTES
+    for name in (*limits, "learning_rate", "tokens_per_batch", "evaluations", "save_total_limit"):
+        value = getattr(train, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name} must be above 0, not {value}")
     if train.report_to not in ("tensorboard", "none"):
         raise ValueError(f"--report_to must be tensorboard or none, not {train.report_to!r}")
     return Arguments(data, model, train, predict)
@@ -175,16 +146,16 @@ def start(arguments: Arguments) -> Accelerator:
     if precision == "auto":
         gpu = torch.cuda.is_available()
         precision = "bf16" if gpu and torch.cuda.is_bf16_supported() else "no"
-    output = train.output_dir or str(Path("outputs") / Path(arguments.data.dataset).name)
+    log = f"{arguments.output}.run"
     accelerator = Accelerator(
         mixed_precision=precision,
         gradient_accumulation_steps=train.gradient_accumulation_steps,
         log_with=None if train.report_to == "none" else train.report_to,
-        project_config=ProjectConfiguration(project_dir=f"{output}.run", logging_dir=f"{output}.run"),
+        project_config=ProjectConfiguration(project_dir=log, logging_dir=log),
     )
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size > 1 and accelerator.num_processes == 1:
-        raise RuntimeError(
+        raise ValueError(
             f"{world_size} processes were started but accelerate sees one, so they would overwrite "
             "each other; on CPUs start them with ACCELERATE_USE_CPU=true accelerate launch "
             "--multi_gpu --num_processes N train.py"
@@ -195,124 +166,67 @@ def start(arguments: Arguments) -> Accelerator:
     torch.set_num_threads(train.num_threads or share)
     datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     set_seed(train.seed)
     return accelerator
 
 
 def find_dataset(dataset: str) -> Path:
     """The folder of a data set; one with a preparer here is prepared on first use."""
-    folder = Path(dataset)
-    if folder.is_dir():
-        return folder
     home = Path(__file__).resolve().parent / "data"
-    prepared = home / dataset
-    if prepared.is_dir():
-        return prepared
+    for folder in (Path(dataset), home / dataset):
+        if folder.is_dir():
+            return folder
     script = home / f"{dataset.replace('-', '_')}.py"
-    if script.is_file():
-        print(f"{dataset} is not here yet: running data/{script.name}", flush=True)
-        subprocess.run([sys.executable, str(script)], check=True)
-        return prepared
-    names = sorted(path.stem.replace("_", "-") for path in home.glob("*.py"))
-    raise ValueError(
-        f"--dataset {dataset}: neither a folder nor a preparer under data/ (there are "
-        f"{', '.join(names)})"
-    )
+    if not script.is_file():
+        names = sorted(path.stem.replace("_", "-") for path in home.glob("*.py"))
+        raise ValueError(
+            f"--dataset {dataset}: neither a folder nor one of the preparers under data/ "
+            f"({', '.join(names)})"
+        )
+    print(f"{dataset} is not here yet: running data/{script.name}", flush=True)
+    if subprocess.run([sys.executable, str(script)]).returncode:
+        raise ValueError(f"--dataset {dataset}: data/{script.name} failed, as it says above")
+    return home / dataset
 
 
-def prepare(arguments: Arguments, folder: Path, say: Any) -> World:
-    """Reads, checks and splits the data; numbers the items; loads the prompts."""
-    options = arguments.data
-    tables = read_tables(
-        folder, min_interactions=options.min_interactions, k_core=options.k_core
-    )
-    for note in tables.notes:
-        say(f"{tables.name}: {note}")
-    split = leave_one_out(tables)
-    offsets, items = split.train_histories()
-    codes = assign_item_ids(
-        options.item_ids,
-        offsets,
-        items,
-        len(tables.items),
+def prepare(arguments: Arguments, folder: Path) -> Corpus:
+    """Reads the data and the prompts."""
+    data = arguments.data
+    return read_corpus(
+        folder,
+        read_tasks(data.tasks),
+        PromptSettings(data.max_history, data.recent, data.max_recent, data.like_threshold),
+        prompts=data.prompts,
+        item_ids=data.item_ids,
+        branching=data.branching,
+        min_interactions=data.min_interactions,
+        k_core=data.k_core,
         seed=arguments.train.seed,
-        branching=options.branching,
-    )
-    catalogue = Catalogue(tables.items, codes)
-    say(
-        f"{tables.name}: {split.histories.num_users:,} users, {len(catalogue):,} items, "
-        f"{len(split.histories.items):,} interactions; equal timestamps touch "
-        f"{split.tied_users / split.histories.num_users:.1%} of users, and decide the held-out "
-        f"items of {split.tied_targets / split.histories.num_users:.1%} (file order is kept)"
-    )
-    settings = PromptSettings(
-        options.max_history, options.recent, options.max_recent, options.like_threshold
-    )
-    prompter = Prompter(catalogue, settings)
-    tasks = read_tasks(options.tasks)
-    if not any(split.texts.get("explanation", [])) and any(t.form == "text" for t, _ in tasks):
-        split = derive_explanations(split, catalogue, options.like_threshold)
-        if split.derived_explanations:
-            say(f"{tables.name}: no written explanations; they are derived from facts")
-    templates, notes = usable(
-        read_prompts(options.prompts), prompter.available(split.histories, split.texts)
-    )
-    for note in notes:
-        say(note)
-    tasks = [task for task in tasks if possible(task[0], split, templates.values(), say)]
-    if not tasks:
-        raise ValueError(f"{folder}: no task of {', '.join(options.tasks)} can be learnt from it")
-    train_ratings = split.histories.ratings[split.rows("train")]
-    ratings = np.unique(train_ratings[~np.isnan(train_ratings)]).tolist()
-    return World(
-        tables.name, split, catalogue, prompter, list(templates.values()), tasks, ratings
     )
 
 
-def read_tasks(texts: Sequence[str]) -> list[tuple[Task, float]]:
-    """Reads NAME=SHARE pairs."""
-    tasks = []
-    for text in texts:
-        name, _, share = text.partition("=")
-        if name not in TASKS:
-            raise ValueError(f"--tasks: unknown task {name!r}; there are {', '.join(TASKS)}")
-        try:
-            tasks.append((TASKS[name], float(share or 1)))
-        except ValueError as error:
-            raise ValueError(f"--tasks {text}: the share must be a number") from error
-    return [(task, share) for task, share in tasks if share > 0]
-
-
-def possible(task: Task, split: Split, templates: Any, say: Any) -> bool:
-    """Whether a data set can teach a task; says why where it can't."""
-    seen = any(t.family == task.name and not t.heldout for t in templates)
-    rows = len(task.examples(split, "train")[0])
-    if seen and rows:
-        return True
-    reason = f"no training row has a {task.needs}" if not rows else "no template can be filled"
-    say(f"task {task.name} left out: {reason}")
-    return False
-
-
-def build(arguments: Arguments, world: World) -> tuple[P5ForConditionalGeneration, WordTokenizer, Mixture]:
+def build(
+    arguments: Arguments, corpus: Corpus
+) -> tuple[P5ForConditionalGeneration, WordTokenizer, Mixture]:
     """Makes tokenizer, model and mixture."""
     options = arguments.model
-    codes = world.catalogue.codes
+    codes = corpus.catalogue.codes
 
-    def mix(encode: Any) -> Mixture:
+    def mix(encode: Callable[[str], list[Any]]) -> Mixture:
         return Mixture(
-            world.split,
-            world.prompter,
+            corpus.split,
+            corpus.prompter,
             encode,
-            world.tasks,
-            world.templates,
+            corpus.tasks,
+            corpus.templates,
             tokens_per_batch=arguments.train.tokens_per_batch,
             seed=arguments.train.seed,
         )
 
     if options.model_name_or_path is None:
         # Words that become item tokens would only fill the vocabulary.
-        added = set(world.catalogue.code_texts) if codes.new_tokens else set()
+        added = set(codes.texts) if codes.new_tokens else set()
         prompts = mix(str.split).sample(TOKENIZER_EXAMPLES)
         texts = (text for prompt in prompts for text in (prompt.source, prompt.target))
         plain = (" ".join(w for w in text.split() if w not in added) for text in texts)
@@ -340,6 +254,46 @@ def build(arguments: Arguments, world: World) -> tuple[P5ForConditionalGeneratio
     return model, words, mix(words.encode)
 
 
+def describe(
+    accelerator: Accelerator,
+    arguments: Arguments,
+    corpus: Corpus,
+    model: P5ForConditionalGeneration,
+) -> None:
+    """Says what is about to be learnt, with one prompt of each task."""
+    for note in corpus.notes:
+        accelerator.print(note)
+    accelerator.print(
+        f"model: {model.num_parameters():,} parameters, {model.config.vocab_size:,} tokens, "
+        f"{arguments.data.item_ids} item codes"
+    )
+    for task, prompt in corpus.examples().items():
+        accelerator.print(f"{task}: {prompt.source}\n    -> {prompt.target}")
+
+
+def what_is_known(arguments: Arguments, corpus: Corpus) -> Knowledge:
+    """What is saved with the weights."""
+    return Knowledge(
+        name=corpus.name,
+        catalogue=corpus.catalogue,
+        histories=corpus.split.histories,
+        templates=corpus.templates,
+        settings=corpus.prompter.settings,
+        ratings=corpus.ratings,
+        best_templates={},
+        beams=arguments.predict.beams,
+    )
+
+
+def judge(
+    arguments: Arguments, corpus: Corpus, model: P5ForConditionalGeneration, words: WordTokenizer
+) -> Evaluator:
+    """Makes the evaluator."""
+    predictor = what_is_known(arguments, corpus).predictor(model, words.tokenizer)
+    predictor.batch_size = arguments.predict.eval_batch_size
+    return Evaluator(predictor, corpus.prompter, corpus.split)
+
+
 class Loop:
     """The training loop: steps, validation, checkpoints."""
 
@@ -348,134 +302,98 @@ class Loop:
         arguments: Arguments,
         accelerator: Accelerator,
         model: P5ForConditionalGeneration,
-        words: WordTokenizer,
+        collate: Collator,
         mixture: Mixture,
         evaluator: Evaluator,
-        world: World,
-        output: Path,
+        corpus: Corpus,
     ) -> None:
         """Prepares model and optimiser, and looks for an earlier run."""
-        self.options, self.keep_seen = arguments.train, arguments.predict.keep_seen
-        self.accelerator, self.plain_model = accelerator, model
-        self.mixture, self.evaluator, self.world = mixture, evaluator, world
-        self.collate = Collator(words)
-        self.folder = output.with_name(f"{output.name}.run")
+        self.options, self.accelerator = arguments.train, accelerator
+        self.mark = KEEP_SEEN if arguments.predict.keep_seen else ""
+        self.plain_model, self.collate, self.mixture = model, collate, mixture
+        self.evaluator, self.corpus = evaluator, corpus
         self.progress = Progress()
-        matrices = [p for p in model.parameters() if p.dim() > 1]
-        vectors = [p for p in model.parameters() if p.dim() <= 1]
         optimizer = torch.optim.AdamW(
             [
-                {"params": matrices, "weight_decay": self.options.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
+                {"params": [p for p in model.parameters() if p.dim() > 1]},
+                {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
             ],
-            lr=self.options.learning_rate,
+            weight_decay=self.options.weight_decay,
             fused=True,
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         accelerator.register_for_checkpointing(self.progress)
-        self.settings = json.dumps(
-            {**asdict(arguments.data), **asdict(arguments.model), **self._fixed(arguments.train)},
-            indent=2,
-        )
-        self._open_folder()
         self.sums = torch.zeros(len(mixture.tasks), 2, device=accelerator.device)
-
-    @staticmethod
-    def _fixed(train: TrainArguments) -> dict[str, Any]:
-        """What a resumed run must have in common with its beginning."""
-        names = ("num_train_epochs", "max_train_steps", "max_train_minutes", "learning_rate",
-                 "warmup_ratio", "weight_decay", "max_grad_norm", "tokens_per_batch",
-                 "gradient_accumulation_steps", "seed", "evaluations", "eval_examples",
-                 "metric_for_best_model")  # fmt: skip
-        return {name: getattr(train, name) for name in names}
-
-    def _open_folder(self) -> None:
-        """Refuses to lose or to mix up an unfinished run."""
-        checkpoints = self._checkpoints()
-        if self.options.resume and not checkpoints:
-            raise ValueError(f"--resume: {self.folder} has no checkpoint to go on from")
-        if checkpoints and not self.options.resume and not self.options.overwrite:
-            raise ValueError(
-                f"{self.folder} holds checkpoints of an unfinished run: go on with --resume, or "
-                "start anew with --overwrite"
-            )
-        settings = self.folder / "settings.json"
-        if self.options.resume:
-            before, now = json.loads(settings.read_text()), json.loads(self.settings)
-            for name in before:
-                if before[name] != now[name]:
-                    raise ValueError(
-                        f"--resume: {name} was {before[name]!r} when the run began and is "
-                        f"{now[name]!r} now"
-                    )
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process and not self.options.resume:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            settings.write_text(self.settings + "\n")
-        self.accelerator.wait_for_everyone()
+        # How often it is saved, and where, doesn't change a run.
+        free = ("output_dir", "save_steps", "save_total_limit", "resume", "overwrite", "report_to")
+        fixed = {k: v for k, v in asdict(arguments.train).items() if k not in free}
+        settings = fixed | asdict(arguments.data) | asdict(arguments.model)
+        settings |= {"keep_seen": bool(self.mark), "processes": accelerator.num_processes}
+        path = arguments.output.with_name(f"{arguments.output.name}.run")
+        self.folder = RunFolder(path, settings, self.options.save_total_limit)
+        self.folder.check(self.options.resume, self.options.overwrite)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process and not self.options.resume:
+            self.folder.open()
+        accelerator.wait_for_everyone()
         if self.options.report_to != "none":
-            self.accelerator.init_trackers("tensorboard")
+            accelerator.init_trackers("tensorboard")
 
-    def run(self) -> Progress:
+    def run(self) -> None:
         """Trains to the limit, or until validation stops improving; leaves the best weights."""
         if self.options.resume:
-            newest = self._checkpoints()[-1]
+            newest = self.folder.checkpoints()[-1]
             self.accelerator.load_state(str(newest))
-            self.accelerator.print(f"going on at step {self.progress.step:,}, from {newest}")
+            self.accelerator.print(f"going on from {newest}, step {self.progress.step:,}")
         self.began = time.monotonic() - self.progress.seconds
-        if not self.progress.done:
-            with self._bar() as bar:
-                for batches in self._steps():
-                    self._step(batches, bar)
-                    if self._finished():
-                        break
-        best = self.folder / "best.safetensors"
+        self.total_steps = self._total_steps()
+        self.bar = self._bar()
+        for batches in self._batches():
+            if self._finished():
+                break
+            self._step(batches)
+        self.bar.close()
         self.accelerator.wait_for_everyone()
-        if best.exists():
-            self.plain_model.load_state_dict(load_file(best), strict=False)
-        return self.progress
+        self.folder.load_best(self.plain_model)
 
-    def _steps(self) -> Iterator[list[dict[str, torch.Tensor]]]:
+    def _batches(self) -> Iterator[list[Batch]]:
         """The batches of each step of this process, from the step where the run stands."""
-        size = self.accelerator.num_processes * self.options.gradient_accumulation_steps
+        each, processes = self.options.gradient_accumulation_steps, self.accelerator.num_processes
         skip, number = self.progress.step, 0
         while True:
             epoch = self.mixture.epoch(number)
-            steps = -(-len(epoch.batches) // size)
-            if number == 0:
-                self.steps_an_epoch = steps
             number += 1
+            steps = -(-len(epoch.batches) // (each * processes))
             if skip >= steps:
                 skip -= steps
                 continue
-            # The last step of an epoch is filled up from its beginning.
-            batches = (epoch.batches + epoch.batches[: size - 1])[skip * size : steps * size]
-            own = batches[self.accelerator.process_index :: self.accelerator.num_processes]
+            # The last step of an epoch is filled up from the epoch's beginning.
+            filled = [epoch.batches[i % len(epoch.batches)] for i in range(steps * each * processes)]
+            own = filled[skip * each * processes + self.accelerator.process_index :: processes]
             skip = 0
-            loader = DataLoader(epoch.examples, batch_sampler=own, collate_fn=self.collate)  # type: ignore[arg-type]
-            group: list[dict[str, torch.Tensor]] = []
-            for batch in loader:
-                group.append(batch)
-                if len(group) == self.options.gradient_accumulation_steps:
-                    yield group
-                    group = []
+            examples: Any = epoch.examples
+            loader = iter(DataLoader(examples, batch_sampler=own, collate_fn=self.collate))
+            while group := [batch for _, batch in zip(range(each), loader, strict=False)]:
+                yield group
+
+    def _total_steps(self) -> float:
+        """How many steps the limits in steps and epochs allow."""
+        total = math.inf if self.options.max_train_steps is None else self.options.max_train_steps
+        if self.options.num_train_epochs is not None:
+            size = self.options.gradient_accumulation_steps * self.accelerator.num_processes
+            steps = -(-len(self.mixture.epoch(0).batches) // size)
+            total = min(total, max(round(self.options.num_train_epochs * steps), 1))
+        return total
 
     def _share(self) -> float:
         """How much of the run is over, 0 to 1; the same in all processes."""
-        options = self.options
         self.progress.seconds = time.monotonic() - self.began
-        shares = [0.0]
-        if options.max_train_steps is not None:
-            shares.append(self.progress.step / options.max_train_steps)
-        if options.num_train_epochs is not None:
-            total = max(round(options.num_train_epochs * self.steps_an_epoch), 1)
-            shares.append(self.progress.step / total)
-        if options.max_train_minutes is not None:
-            shares.append(self.progress.seconds / (60 * options.max_train_minutes))
+        share = self.progress.step / self.total_steps
+        if self.options.max_train_minutes is not None:
+            share = max(share, self.progress.seconds / (60 * self.options.max_train_minutes))
             if self.accelerator.num_processes > 1:
-                shares = broadcast_object_list([max(shares)])
-        return min(max(shares), 1.0)
+                share = broadcast_object_list([share])[0]
+        return min(share, 1.0)
 
     def _rate(self, share: float) -> float:
         """Linear warm-up, then linear decay to zero."""
@@ -484,11 +402,11 @@ class Loop:
         # The first step of a run would otherwise have no rate at all.
         return self.options.learning_rate * max(factor, 1e-3)
 
-    def _step(self, batches: Sequence[Mapping[str, torch.Tensor]], bar: Any) -> None:
-        share = self._share()
+    def _step(self, batches: Sequence[Batch]) -> None:
         self.model.train()
+        rate = self._rate(self._share())
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(share)
+            group["lr"] = rate
         for batch in batches:
             with self.accelerator.accumulate(self.model):
                 self.accelerator.backward(self._loss(batch))
@@ -500,16 +418,16 @@ class Loop:
                 self.optimizer.zero_grad()
         self.progress.step += 1
         share = self._share()
-        self._show(bar, share)
+        self._show(share, rate)
         due = int(share * self.options.evaluations)
-        if due > self.progress.evaluations or share >= 1:
+        if due > self.progress.evaluations:
             self.progress.evaluations = due
-            self._validate(bar)
+            self._validate()
             self._save()
         elif self.options.save_steps and self.progress.step % self.options.save_steps == 0:
             self._save()
 
-    def _loss(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _loss(self, batch: Batch) -> torch.Tensor:
         """Mean cross-entropy of the target's tokens; sums by task are kept for the log."""
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
         labels = batch["labels"]
@@ -527,24 +445,19 @@ class Loop:
         return sums.sum() / counts.sum()
 
     def _bar(self) -> Any:
-        options = self.options
+        """Counts steps, or hundredths of the time where no limit in steps is set."""
         hidden = not self.accelerator.is_main_process
-        if options.max_train_minutes is not None:
+        if self.options.max_train_minutes is not None:
             form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
             return tqdm(total=100, disable=hidden, bar_format=form, desc="training")
-        total = options.max_train_steps
-        if total is None and options.num_train_epochs is not None:
-            size = self.accelerator.num_processes * options.gradient_accumulation_steps
-            steps = -(-len(self.mixture.epoch(0).batches) // size)
-            total = max(round(options.num_train_epochs * steps), 1)
-        return tqdm(total=total, disable=hidden, desc="training")
+        return tqdm(total=self.total_steps, disable=hidden, desc="training")
 
-    def _show(self, bar: Any, share: float) -> None:
-        """Moves the bar; every 20 steps the losses by task."""
-        bar.n = round(100 * share, 1) if self.options.max_train_minutes else self.progress.step
+    def _show(self, share: float, rate: float) -> None:
+        """Every 20 steps moves the bar and shows and logs the losses by task."""
         if self.progress.step % 20:
-            bar.refresh() if self.progress.step < 20 else None
             return
+        timed = self.options.max_train_minutes is not None
+        self.bar.n = round(100 * share, 1) if timed else self.progress.step
         sums = self.accelerator.reduce(self.sums, "sum").tolist()
         self.sums.zero_()
         losses = {
@@ -552,128 +465,90 @@ class Loop:
             for task, (total, count) in zip(self.mixture.tasks, sums, strict=True)
             if count
         }
-        bar.set_postfix({"step": self.progress.step} | {n: f"{v:.3f}" for n, v in losses.items()})
-        self.accelerator.log(
-            {f"loss/{name}": value for name, value in losses.items()}
-            | {"learning_rate": self._rate(share), "seconds": self.progress.seconds},
-            step=self.progress.step,
-        )
+        shown = {name: f"{value:.3f}" for name, value in losses.items()}
+        self.bar.set_postfix({"step": self.progress.step} | shown)
+        log = {f"loss/{name}": value for name, value in losses.items()} | {"learning_rate": rate}
+        self.accelerator.log(log, step=self.progress.step)
 
-    def validation(self, at_most: int | None) -> dict[str, dict[str, dict[str, float]]]:
-        """Validation metrics of the seen templates; texts are left to the final report."""
-        tasks = [task for task in self.mixture.tasks if task.form != "text"]
-        seen = [t for t in self.world.templates if not t.heldout]
-        return self.evaluator.evaluate(
-            tasks, seen, "validation", at_most=at_most, keep_seen=(self.keep_seen,)
+    def _judge(self, forms: Sequence[str], at_most: int | None) -> dict[str, dict[str, Metrics]]:
+        """Validation metrics of the seen templates, for tasks with these forms of answer."""
+        found = self.evaluator.evaluate(
+            [task for task in self.mixture.tasks if task.form in forms],
+            [template for template in self.corpus.templates if not template.heldout],
+            "validation",
+            at_most=at_most,
+            keep_seen=(bool(self.mark),),
         )
+        return {
+            task: {
+                id_: {name.removesuffix(KEEP_SEEN): value for name, value in row.items()}
+                for id_, row in rows.items()
+            }
+            for task, rows in found.items()
+        }
 
-    def _validate(self, bar: Any) -> None:
+    def _validate(self) -> None:
         """Judges the model; keeps its weights if it is the best so far."""
         progress = self.progress
         if self.accelerator.is_main_process:
-            found = self.validation(self.options.eval_examples)
+            found = self._judge(("item", "rating"), self.options.eval_examples)
             means = {
-                f"{task}/{metric.removesuffix('/keep_seen')}": float(
-                    np.mean([row[metric] for row in rows.values()])
-                )
+                f"{task}/{name}": float(np.mean([row[name] for row in rows.values()]))
                 for task, rows in found.items()
-                for metric in next(iter(rows.values()))
+                for name in next(iter(rows.values()))
             }
-            name = self.options.metric_for_best_model
-            if name not in means:
-                raise ValueError(
-                    f"--metric_for_best_model {name}: validation has {', '.join(sorted(means))}"
-                )
-            higher = not name.endswith(("rmse", "mae"))
-            value = means[name]
-            better = math.isnan(progress.best) or (value > progress.best) == higher
-            if better and value != progress.best:
+            wanted = self.options.metric_for_best_model
+            if wanted not in means:
+                known = ", ".join(sorted(means))
+                raise ValueError(f"--metric_for_best_model {wanted}: validation has {known}")
+            value = -means[wanted] if wanted.endswith(("rmse", "mae")) else means[wanted]
+            progress.waited += 1
+            if math.isnan(progress.best) or value > progress.best:
                 progress.best, progress.best_step, progress.waited = value, progress.step, 0
-                self._keep_best()
-            else:
-                progress.waited += 1
-            shown = {name: value} | {
-                f"{task.name}/{task.metric[0]}": means[f"{task.name}/{task.metric[0]}"]
-                for task in self.mixture.tasks
-                if task.form != "text"
-            }
-            text = ", ".join(f"{n} {v:.4f}" for n, v in shown.items())
-            minutes = progress.seconds / 60
-            bar.write(f"step {progress.step:,} ({minutes:.1f} min): validation {text}")
-            self.accelerator.log(
-                {f"validation/{n}": v for n, v in means.items()}, step=progress.step
-            )
+                self.folder.save_best(self.plain_model)
+            firsts = {f"{task.name}/{task.metric[0]}" for task in self.mixture.tasks}
+            shown = [f"{n} {means[n]:.4f}" for n in means if n == wanted or n in firsts]
+            minutes = f"{progress.seconds / 60:.1f} min"
+            self.bar.write(f"step {progress.step:,} ({minutes}): validation {', '.join(shown)}")
+            log = {f"validation/{name}": value for name, value in means.items()}
+            self.accelerator.log(log, step=progress.step)
         if self.accelerator.num_processes > 1:
-            state = broadcast_object_list([progress.state_dict()])[0]
-            progress.load_state_dict(state)
+            progress.load_state_dict(broadcast_object_list([progress.state_dict()])[0])
 
     def _finished(self) -> bool:
         patience = self.options.early_stopping_patience
-        stopped = patience > 0 and self.progress.waited >= patience
-        if stopped:
-            self.accelerator.print(f"stopped early: {patience} validations without a better one")
-        return stopped or self._share() >= 1
-
-    def _keep_best(self) -> None:
-        path = self.folder / "best.safetensors"
-        tied = set(self.plain_model.all_tied_weights_keys)
-        state = self.plain_model.state_dict()
-        weights = {n: t.contiguous() for n, t in state.items() if n not in tied}
-        save_file(weights, path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
-
-    def _checkpoints(self) -> list[Path]:
-        return sorted((self.folder / "checkpoints").glob("step-*[0-9]"))
+        if patience and self.progress.waited >= patience:
+            self.bar.write(f"stopped early: {patience} validations without a better one")
+            return True
+        return self._share() >= 1
 
     def _save(self) -> None:
-        """Writes a checkpoint under a temporary name, then renames it, then drops old ones."""
+        """Writes a checkpoint; it gets its name when it is whole."""
         self.progress.seconds = time.monotonic() - self.began
-        target = self.folder / "checkpoints" / f"step-{self.progress.step:08d}"
-        fresh = target.with_name(f"{target.name}.tmp")
-        if self.accelerator.is_main_process:
-            shutil.rmtree(fresh, ignore_errors=True)
+        fresh = self.folder.fresh_checkpoint(self.progress.step)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(fresh))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            replace_folder(fresh, target)
-            for old in self._checkpoints()[: -self.options.save_total_limit]:
-                shutil.rmtree(old)
-        self.accelerator.wait_for_everyone()
+            self.folder.keep_checkpoint(fresh)
 
-    def order_templates(self) -> dict[str, list[str]]:
-        """For each task its seen templates, best validation metric first."""
-        tasks = [task for task in self.mixture.tasks if task.form != "text"]
-        report = {
-            task: {i: {n.removesuffix("/keep_seen"): v for n, v in row.items()} for i, row in rows.items()}
-            for task, rows in self.validation(None).items()
-        }
-        texts = [task for task in self.mixture.tasks if task.form == "text"]
-        judged = self.evaluator.evaluate(
-            texts,
-            [t for t in self.world.templates if not t.heldout],
-            "validation",
-            at_most=self.options.eval_examples,
-        )
-        return best_templates(report | judged, tasks + texts, self.world.templates)
-
-    def clear(self) -> None:
-        """Drops the checkpoints of a finished run; its log stays."""
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-        (self.folder / "best.safetensors").unlink(missing_ok=True)
+    def best_templates(self) -> dict[str, list[str]]:
+        """For each task its seen templates, best on validation first."""
+        judged = self._judge(("item", "rating", "text"), self.options.eval_examples)
+        return best_templates(judged, self.mixture.tasks, self.corpus.templates)
 
 
 def report(
-    arguments: Arguments, world: World, evaluator: Evaluator, progress: Progress, processes: int
+    arguments: Arguments, corpus: Corpus, evaluator: Evaluator, progress: Progress, processes: int
 ) -> dict[str, Any]:
     """The test metrics of all templates, with baselines and protocol: metrics.json."""
-    tasks = [task for task, _ in world.tasks]
-    print("judging every template on the test split ...", flush=True)
+    tasks = [task for task, _ in corpus.tasks]
     protocol = {
+        "dataset": corpus.name,
         "split": "leave one out per user: last item test, second last validation",
         "ties": "equal timestamps keep file order",
-        "ranking": "whole catalogue, constrained beam search",
-        "seen_items": "excluded; kept where a metric ends with /keep_seen",
+        "ranking": "whole catalogue, beam search constrained to it",
+        "seen_items": f"excluded; kept where a metric ends with {KEEP_SEEN}",
         "item_ids": arguments.data.item_ids,
         "beams": arguments.predict.beams,
         "seed": arguments.train.seed,
@@ -681,63 +556,32 @@ def report(
         "best_step": progress.best_step,
         "minutes": round(progress.seconds / 60, 2),
         "processes": processes,
-        "audit": audit(world.split),
+        "audit": audit(corpus.split),
     }
     return {
         "protocol": protocol,
-        "test": evaluator.evaluate(tasks, world.templates, "test"),
-        "baselines": baselines(world.split, tasks, len(world.catalogue)),
+        "test": evaluator.evaluate(tasks, corpus.templates, "test"),
+        "baselines": baselines(corpus.split, tasks, len(corpus.catalogue)),
     }
 
 
-def heldout_templates(world: World) -> dict[str, frozenset[str]]:
-    """For each task the ids of the templates that training never showed."""
-    return {
-        task.name: frozenset(t.id for t in world.templates if t.family == task.name and t.heldout)
-        for task, _ in world.tasks
-    }
-
-
-def rendered_examples(world: World) -> dict[str, tuple[str, str]]:
-    """One rendered training prompt of each task, for people to read."""
-    examples = {}
-    for task, _ in world.tasks:
-        template = next(t for t in world.templates if t.family == task.name and not t.heldout)
-        users, positions = task.examples(world.split, "train")
-        user, position = int(users[0]), int(positions[min(5, len(positions) - 1)])
-        user = int(users[min(5, len(users) - 1)])
-        prompt = world.prompter.render(
-            template,
-            world.split.histories.state(user, position),
-            task.asked(world.split, user, position),
-            draw=0,
-        )
-        examples[task.name] = (prompt.source, prompt.target)
-    return examples
-
-
-def show_recommendations(output: Path, split: Split, arguments: Arguments) -> None:
+def show_recommendations(arguments: Arguments) -> None:
     """Loads the written folder as a user would, and recommends for five users."""
-    recommend = pipeline("p5-recommend", model=str(output))
-    catalogue = recommend.knowledge.catalogue
-    chosen = np.random.default_rng(arguments.train.seed).permutation(split.histories.num_users)[:5]
-    for user in chosen.tolist():
-        state = split.histories.state(user)
-        last = "; ".join(catalogue.title(item) for item in state.items[-3:].tolist())
-        print(f"user {split.histories.user_ids[user]}, newest: {last}")
-        answers = recommend(
-            split.histories.user_ids[user], top_k=5, keep_seen=arguments.predict.keep_seen
-        )
-        for answer in answers:
+    output = str(arguments.output)
+    recommend = pipeline("p5-recommend", model=output)
+    histories, title = recommend.knowledge.histories, recommend.knowledge.catalogue.title
+    users = np.random.default_rng(arguments.train.seed).permutation(histories.num_users)[:5]
+    ids = [histories.user_ids[user] for user in users.tolist()]
+    answers = recommend(
+        [{"user": id_} for id_ in ids], top_k=5, keep_seen=arguments.predict.keep_seen
+    )
+    for user, id_, found in zip(users.tolist(), ids, answers, strict=True):
+        newest = "; ".join(title(item) for item in histories.state(user).items[-3:].tolist())
+        print(f"user {id_}, newest: {newest}")
+        for answer in found:
             print(f"  {math.exp(answer['score']):6.2%}  {answer['title']}  ({answer['item_id']})")
     print(f'\nsaved to {output}: pipeline("p5-recommend", model="{output}")')
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        # What a user can put right is said in one line; everything else keeps its traceback.
-        if os.environ.get("P5_TRACEBACK"):
-            raise
-        sys.exit(f"error: {error}")
+    main()

@@ -1,0 +1,175 @@
+"""A data set made ready to be talked about: split, numbered, with the prompts that it can fill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from p5_t5.data.catalogue import Catalogue
+from p5_t5.data.item_ids import assign_item_ids
+from p5_t5.data.splits import Split, leave_one_out
+from p5_t5.data.tables import read_tables
+from p5_t5.prompting.explanations import derive_explanations
+from p5_t5.prompting.prompter import Prompt, Prompter, PromptSettings
+from p5_t5.prompting.tasks import TASKS, Task, read_prompts, usable
+from p5_t5.prompting.templates import PromptTemplate
+
+Shares = Sequence[tuple[Task, float]]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Everything that is known before a model is made.
+
+    Attributes:
+        name: the data set's name.
+        split: the data.
+        catalogue: its items with their codes.
+        prompter: renders its prompts.
+        templates: the templates that it can fill.
+        tasks: the tasks that it can teach, each with its share of the examples.
+        ratings: the stars that stand in training, lowest first.
+        notes: what was filtered, repaired, derived or left out, one printable line each.
+    """
+
+    name: str
+    split: Split
+    catalogue: Catalogue
+    prompter: Prompter
+    templates: Sequence[PromptTemplate]
+    tasks: Shares
+    ratings: Sequence[float]
+    notes: Sequence[str]
+
+    def heldout(self) -> dict[str, frozenset[str]]:
+        """For each task the ids of the templates that training never shows."""
+        return {
+            task.name: frozenset(
+                t.id for t in self.templates if t.family == task.name and t.heldout
+            )
+            for task, _ in self.tasks
+        }
+
+    def examples(self) -> dict[str, Prompt]:
+        """One rendered training prompt of each task, for people to read."""
+        examples = {}
+        for task, _ in self.tasks:
+            seen = [t for t in self.templates if t.family == task.name and not t.heldout]
+            template = max(seen, key=lambda t: t.weight)
+            users, positions = task.examples(self.split, "train")
+            row = min(5, len(users) - 1)
+            user, position = int(users[row]), int(positions[row])
+            state = self.split.histories.state(user, position)
+            asked = task.asked(self.split, user, position)
+            examples[task.name] = self.prompter.render(template, state, asked, draw=2)
+        return examples
+
+
+def read_corpus(
+    folder: str | Path,
+    tasks: Shares,
+    settings: PromptSettings,
+    *,
+    prompts: Sequence[str | Path] = (),
+    item_ids: str = "atomic",
+    branching: int | None = None,
+    min_interactions: int = 3,
+    k_core: int = 0,
+    seed: int = 0,
+) -> Corpus:
+    """Reads, checks and splits a data set, numbers its items and finds the prompts for it.
+
+    Args:
+        folder: with the tables.
+        tasks: what should be taught, with shares.
+        settings: of every prompt.
+        prompts: files or folders of templates besides the shipped ones.
+        item_ids: the scheme of the item codes.
+        branching: clusters a level of collaborative codes.
+        min_interactions: users with fewer are left out.
+        k_core: users and items with fewer are left out, again and again.
+        seed: of the item codes.
+
+    Raises:
+        ValueError: anything is wrong with the tables or templates, or no task can be taught.
+    """
+    tables = read_tables(folder, min_interactions=min_interactions, k_core=k_core)
+    split = leave_one_out(tables)
+    codes = assign_item_ids(
+        item_ids, *split.train_histories(), len(tables.items), seed=seed, branching=branching
+    )
+    catalogue = Catalogue(tables.items, codes)
+    prompter = Prompter(catalogue, settings)
+    notes = [*tables.notes, *_size(split, catalogue)]
+    if any(task.needs == "explanation" for task, _ in tasks) and "explanation" not in split.texts:
+        split = derive_explanations(split, catalogue, settings.like_threshold)
+        if split.derived_explanations:
+            notes.append("no written explanations: they are derived from facts")
+    slots = prompter.available(split.histories, split.texts)
+    templates, left_out = usable(read_prompts(prompts), slots)
+    notes += left_out
+    taught = []
+    for task, share in tasks:
+        reason = _impossible(task, split, list(templates.values()))
+        if reason:
+            notes.append(f"task {task.name} left out: {reason}")
+        else:
+            taught.append((task, share))
+    if not taught:
+        wanted = ", ".join(task.name for task, _ in tasks)
+        raise ValueError(f"{folder}: none of the tasks {wanted} can be learnt from it: {notes[-1]}")
+    stars = split.histories.ratings[split.rows("train")]
+    return Corpus(
+        name=tables.name,
+        split=split,
+        catalogue=catalogue,
+        prompter=prompter,
+        templates=list(templates.values()),
+        tasks=taught,
+        ratings=np.unique(stars[~np.isnan(stars)]).tolist(),
+        notes=[f"{tables.name}: {note}" for note in notes],
+    )
+
+
+def _size(split: Split, catalogue: Catalogue) -> list[str]:
+    histories = split.histories
+    lines = [
+        f"{histories.num_users:,} users, {len(catalogue):,} items, "
+        f"{len(histories.items):,} interactions"
+    ]
+    if split.tied_users:
+        lines.append(
+            f"equal timestamps keep file order; that touches {split.tied_users:,} users "
+            f"({split.tied_users / histories.num_users:.1%}) and decides the held-out items of "
+            f"{split.tied_targets:,} ({split.tied_targets / histories.num_users:.1%})"
+        )
+    return lines
+
+
+def _impossible(task: Task, split: Split, templates: Sequence[PromptTemplate]) -> str | None:
+    """Why a data set can't teach a task."""
+    if not len(task.examples(split, "train")[0]):
+        return f"no training interaction has a {task.needs or 'history before it'}"
+    if not any(t.family == task.name and not t.heldout for t in templates):
+        return "no template for training can be filled"
+    return None
+
+
+def read_tasks(texts: Sequence[str]) -> list[tuple[Task, float]]:
+    """Reads tasks with shares, each as NAME=SHARE or NAME; a share of 0 leaves the task out.
+
+    Raises:
+        ValueError: an unknown task, or a share that is not a number from 0 on.
+    """
+    tasks = []
+    for text in texts:
+        name, _, share = text.partition("=")
+        if name not in TASKS:
+            raise ValueError(f"unknown task {name!r}; expected one of {', '.join(TASKS)}")
+        if not (share or "1").replace(".", "", 1).isdigit():
+            raise ValueError(f"task {text!r}: the share must be a number from 0 on")
+        tasks.append((TASKS[name], float(share or "1")))
+    return [(task, share) for task, share in tasks if share > 0]
