@@ -100,7 +100,7 @@ def main() -> None:
         with accelerator.main_process_first():
             folder = find_dataset(arguments.data.dataset)
         corpus = prepare(arguments, folder)
-        model, words, mixture = build(arguments, corpus)
+        model, words, mixture = build(arguments, corpus, accelerator.num_processes)
         describe(accelerator, arguments, corpus, model)
         evaluator = judge(arguments, corpus, model, words)
         loop = Loop(arguments, accelerator, model, Collator(words), mixture, evaluator, corpus)
@@ -149,7 +149,6 @@ def start(arguments: Arguments) -> Accelerator:
     log = f"{arguments.output}.run"
     accelerator = Accelerator(
         mixed_precision=precision,
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
         log_with=None if train.report_to == "none" else train.report_to,
         project_config=ProjectConfiguration(project_dir=log, logging_dir=log),
     )
@@ -207,7 +206,7 @@ def prepare(arguments: Arguments, folder: Path) -> Corpus:
 
 
 def build(
-    arguments: Arguments, corpus: Corpus
+    arguments: Arguments, corpus: Corpus, processes: int
 ) -> tuple[P5ForConditionalGeneration, WordTokenizer, Mixture]:
     """Makes tokenizer, model and mixture."""
     options = arguments.model
@@ -221,6 +220,7 @@ def build(
             corpus.tasks,
             corpus.templates,
             tokens_per_batch=arguments.train.tokens_per_batch,
+            batches_per_step=arguments.train.batches_per_step * processes,
             seed=arguments.train.seed,
         )
 
@@ -313,17 +313,16 @@ class Loop:
         self.plain_model, self.collate, self.mixture = model, collate, mixture
         self.evaluator, self.corpus = evaluator, corpus
         self.progress = Progress()
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in model.parameters() if p.dim() > 1]},
-                {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
-            ],
-            weight_decay=self.options.weight_decay,
-            fused=True,
-        )
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in model.parameters() if p.dim() > 1]},
+            {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        decay = self.options.weight_decay
+        optimizer = torch.optim.AdamW(groups, weight_decay=decay, fused=True)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         accelerator.register_for_checkpointing(self.progress)
         self.sums = torch.zeros(len(mixture.tasks), 2, device=accelerator.device)
+        self.shares = torch.tensor(mixture.shares, dtype=torch.float32, device=accelerator.device)
         # How often it is saved, and where, doesn't change a run.
         free = ("output_dir", "save_steps", "save_total_limit", "resume", "overwrite", "report_to")
         fixed = {k: v for k, v in asdict(arguments.train).items() if k not in free}
@@ -358,30 +357,27 @@ class Loop:
 
     def _batches(self) -> Iterator[list[Batch]]:
         """The batches of each step of this process, from the step where the run stands."""
-        each, processes = self.options.gradient_accumulation_steps, self.accelerator.num_processes
         skip, number = self.progress.step, 0
+        index, processes = self.accelerator.process_index, self.accelerator.num_processes
         while True:
             epoch = self.mixture.epoch(number)
             number += 1
-            steps = -(-len(epoch.batches) // (each * processes))
-            if skip >= steps:
-                skip -= steps
+            if skip >= len(epoch.steps):
+                skip -= len(epoch.steps)
                 continue
-            # The last step of an epoch is filled up from the epoch's beginning.
-            filled = [epoch.batches[i % len(epoch.batches)] for i in range(steps * each * processes)]
-            own = filled[skip * each * processes + self.accelerator.process_index :: processes]
+            own = [batch for step in epoch.steps[skip:] for batch in step[index::processes]]
             skip = 0
             examples: Any = epoch.examples
             loader = iter(DataLoader(examples, batch_sampler=own, collate_fn=self.collate))
-            while group := [batch for _, batch in zip(range(each), loader, strict=False)]:
-                yield group
+            count = range(self.options.batches_per_step)
+            while step := [batch for _, batch in zip(count, loader, strict=False)]:
+                yield step
 
     def _total_steps(self) -> float:
         """How many steps the limits in steps and epochs allow."""
         total = math.inf if self.options.max_train_steps is None else self.options.max_train_steps
         if self.options.num_train_epochs is not None:
-            size = self.options.gradient_accumulation_steps * self.accelerator.num_processes
-            steps = -(-len(self.mixture.epoch(0).batches) // size)
+            steps = len(self.mixture.epoch(0).steps)
             total = min(total, max(round(self.options.num_train_epochs * steps), 1))
         return total
 
@@ -407,15 +403,20 @@ class Loop:
         rate = self._rate(self._share())
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        batches = [{n: t.to(self.accelerator.device) for n, t in b.items()} for b in batches]
+        counts = torch.zeros(len(self.shares), device=self.accelerator.device)
         for batch in batches:
-            with self.accelerator.accumulate(self.model):
-                self.accelerator.backward(self._loss(batch))
-                if self.accelerator.sync_gradients:
-                    self.accelerator.clip_grad_norm_(
-                        self.model.parameters(), self.options.max_grad_norm
-                    )
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+            counts.index_add_(0, batch["task"], (batch["labels"] >= 0).sum(1).float())
+        # Each task weighs what its share says, however long its answers are.
+        weights = self.shares * (counts > 0)
+        weights = weights / weights.sum() / counts.clamp(min=1)
+        for batch in batches[:-1]:
+            with self.accelerator.no_sync(self.model):
+                self.accelerator.backward(self._loss(batch, weights))
+        self.accelerator.backward(self._loss(batches[-1], weights))
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self.progress.step += 1
         share = self._share()
         self._show(share, rate)
@@ -427,9 +428,8 @@ class Loop:
         elif self.options.save_steps and self.progress.step % self.options.save_steps == 0:
             self._save()
 
-    def _loss(self, batch: Batch) -> torch.Tensor:
-        """Mean cross-entropy of the target's tokens; sums by task are kept for the log."""
-        batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
+    def _loss(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of the target's tokens, weighted by task; plain sums go to the log."""
         labels = batch["labels"]
         logits = self.model(
             input_ids=batch["input_ids"],
@@ -438,11 +438,11 @@ class Loop:
         ).logits
         losses = functional.cross_entropy(
             logits.float().flatten(0, 1), labels.flatten(), reduction="none"
-        ).view_as(labels)
+        )
+        sums = losses.view_as(labels).sum(dim=1)
         counts = (labels >= 0).sum(dim=1)
-        sums = losses.sum(dim=1)
         self.sums.index_add_(0, batch["task"], torch.stack([sums, counts], dim=1).detach())
-        return sums.sum() / counts.sum()
+        return (sums * weights[batch["task"]]).sum()
 
     def _bar(self) -> Any:
         """Counts steps, or hundredths of the time where no limit in steps is set."""

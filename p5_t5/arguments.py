@@ -26,7 +26,8 @@ class DataArguments:
         metadata={"help": "how items are written: sequential, random, collaborative or atomic"},
     )
     branching: int | None = field(
-        default=None, metadata={"help": "clusters a level of collaborative codes; automatic if unset"}
+        default=None,
+        metadata={"help": "clusters a level of collaborative codes; automatic if unset"},
     )
     min_interactions: int = field(
         default=3, metadata={"help": "users with fewer interactions are left out"}
@@ -68,7 +69,8 @@ class ModelArguments:
     num_decoder_layers: int = field(default=2, metadata={"help": "decoder layers"})
     dropout_rate: float = field(default=0.1, metadata={"help": "dropout"})
     whole_word_embeddings: bool = field(
-        default=True, metadata={"help": "mark the pieces of one word with one embedding, as P5 does"}
+        default=True,
+        metadata={"help": "mark the pieces of one word with one embedding, as P5 does"},
     )
     tie_lm_head: bool = field(
         default=False, metadata={"help": "use the input embeddings as output layer"}
@@ -88,13 +90,21 @@ class TrainArguments:
         default=None, metadata={"help": "limit in minutes, validation included"}
     )
     learning_rate: float = field(default=2e-3, metadata={"help": "highest rate"})
-    warmup_ratio: float = field(default=0.05, metadata={"help": "share of the run with rising rate"})
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's decay of matrices"})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
-    tokens_per_batch: int = field(
-        default=4096, metadata={"help": "tokens of a batch on one device, padding included"}
+    warmup_ratio: float = field(
+        default=0.05, metadata={"help": "share of the run with rising rate"}
     )
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "batches a step"})
+    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's decay of matrices"})
+    max_grad_norm: float = field(
+        default=1.0, metadata={"help": "gradients are clipped to this norm"}
+    )
+    tokens_per_batch: int = field(
+        default=1024, metadata={"help": "tokens of a batch on one device, padding included"}
+    )
+    batches_per_step: int = field(
+        default=4,
+        metadata={"help": "batches a step on one device; each holds examples of one length, "
+                  "together they hold all tasks"},
+    )  # fmt: skip
     mixed_precision: str = field(
         default="auto",
         metadata={"help": "no, fp16 or bf16; auto is bf16 on a GPU that has it and no elsewhere"},
@@ -110,7 +120,8 @@ class TrainArguments:
         metadata={"help": "TASK/METRIC on validation, mean over the seen templates"},
     )
     early_stopping_patience: int = field(
-        default=4, metadata={"help": "stop after so many validations without a better one; 0: never"}
+        default=4,
+        metadata={"help": "stop after so many validations without a better one; 0: never"},
     )
     save_steps: int = field(
         default=0, metadata={"help": "checkpoint every so many steps, besides each validation"}

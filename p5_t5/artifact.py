@@ -75,9 +75,9 @@ class Knowledge:
         _write_json(folder / "item_codes.json", self.catalogue.codes.to_dict())
         histories = self.histories
         users = np.repeat(np.arange(histories.num_users), np.diff(histories.offsets))
-        pl.DataFrame({"user": users, "item": histories.items, "rating": histories.ratings}).group_by(
-            "user", maintain_order=True
-        ).agg("item", "rating").select(
+        pl.DataFrame(
+            {"user": users, "item": histories.items, "rating": histories.ratings}
+        ).group_by("user", maintain_order=True).agg("item", "rating").select(
             pl.Series("user_id", histories.user_ids),
             pl.col("item").alias("items"),
             pl.col("rating").alias("ratings"),

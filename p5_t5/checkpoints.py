@@ -95,4 +95,3 @@ class RunFolder:
         """Drops the checkpoints of a run that is saved; its log stays."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         self._best.unlink(missing_ok=True)
-

@@ -7,6 +7,8 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from p5_t5.prompting.prompter import Prompt
+
 _FIRST = {
     "sequential": ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "hr@10/keep_seen"),
     "rating": ("rmse", "mae", "rmse/decoded", "mae/decoded"),
@@ -39,7 +41,7 @@ def metrics_tables(metrics: Mapping[str, Any], heldout: Mapping[str, frozenset[s
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    if isinstance(value, int) or float(value).is_integer() and value > 1:
+    if isinstance(value, int) or (float(value).is_integer() and value > 1):
         return f"{int(value)}"
     return f"{value:.4f}"
 
@@ -55,7 +57,9 @@ def _table(lines: list[list[str]]) -> str:
         + " |"
         for line in lines
     ]
-    rule = "|" + "|".join("-" * (w + 2) if c == 0 else "-" * (w + 1) + ":" for c, w in enumerate(widths))
+    rule = "|" + "|".join(
+        "-" * (w + 2) if c == 0 else "-" * (w + 1) + ":" for c, w in enumerate(widths)
+    )
     return "\n".join([texts[0], rule + "|", *texts[1:]])
 
 
@@ -78,7 +82,7 @@ def model_card(
     name: str,
     metrics: Mapping[str, Any],
     heldout: Mapping[str, frozenset[str]],
-    examples: Mapping[str, tuple[str, str]],
+    examples: Mapping[str, Prompt],
 ) -> str:
     """The README.md of a trained model, made from its run.
 
@@ -86,7 +90,7 @@ def model_card(
         name: the data set's name.
         metrics: what metrics.json holds.
         heldout: for each task the ids of the templates that training never showed.
-        examples: for each task one rendered prompt, as (source, target).
+        examples: for each task one rendered training prompt.
     """
     data = ModelCardData(
         library_name="transformers",
@@ -94,8 +98,8 @@ def model_card(
         tags=["p5", "recommender-system", "t5"],
     )
     prompts = "\n".join(
-        f"**{task}**\n\n```\n{source}\n→ {target}\n```\n"
-        for task, (source, target) in examples.items()
+        f"**{task}**\n\n```\n{prompt.source}\n→ {prompt.target}\n```\n"
+        for task, prompt in examples.items()
     )
     return f"""---
 {data.to_yaml()}

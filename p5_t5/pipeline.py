@@ -177,7 +177,7 @@ class P5RecommendPipeline(Pipeline):
         task: str = "sequential",
         template: str | None = None,
         keep_seen: bool = False,
-    ) -> dict[str, list[list[Answer]]]:
+    ) -> dict[str, Any]:
         requests = inputs["requests"]
         batch: list[Request] = requests if isinstance(requests, list) else [requests]
         if task == "sequential":
@@ -237,9 +237,7 @@ class P5RecommendPipeline(Pipeline):
     def _prompt(self, task: str, template: str | None, request: Request) -> Prompt:
         """Renders a request with the wished template, or the best one that it can fill."""
         knowledge = self.knowledge
-        asked = Asked(
-            item=None if task == "sequential" else request.item, feature=request.feature
-        )
+        asked = Asked(item=None if task == "sequential" else request.item, feature=request.feature)
         ids = [template] if template else list(knowledge.best_templates.get(task, []))
         for id_ in ids:
             chosen = knowledge.template(task, id_)

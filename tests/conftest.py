@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -41,3 +43,24 @@ def load_script(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def run_train(*options: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs train.py as a user does, through ``accelerate launch``."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "train.py", *options]
+    return subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, toy: Path) -> Path:
+    """A model that has seen the made world for a few steps: it works, and knows little."""
+    folder = tmp_path_factory.mktemp("trained") / "toy"
+    done = run_train(
+        f"--dataset={toy}", f"--output_dir={folder}", "--max_train_steps=12", "--evaluations=1",
+        "--eval_examples=20", "--vocab_size=400", "--d_model=32", "--d_ff=64", "--d_kv=8",
+        "--tokens_per_batch=2000",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder

@@ -84,7 +84,10 @@ class Catalogue:
             return [np.empty(0, dtype=np.int32)] * len(self)
         number = {name: i for i, name in enumerate(self.category_names)}
         rows: Sequence[list[str] | None] = self.table["categories"].to_list()
-        return [np.array([number[n] for n in row or () if n], dtype=np.int32) for row in rows]
+        return [
+            np.array([number[n] for n in dict.fromkeys(row or ()) if n], dtype=np.int32)
+            for row in rows
+        ]
 
     @cached_property
     def _row_of_id(self) -> dict[str, int]:
@@ -114,6 +117,6 @@ class Catalogue:
             raise ValueError(f"{text!r} is the title of {len(rows)} items: give an id ({ids})")
         near = difflib.get_close_matches(text.casefold(), self._rows_of_title, n=3, cutoff=0.5)
         names = [self.columns["title"][self._rows_of_title[title][0]] for title in near]
-        names += difflib.get_close_matches(text, self._row_of_id, n=3 - len(names), cutoff=0.5)
+        names = (names + difflib.get_close_matches(text, self._row_of_id, n=3, cutoff=0.5))[:3]
         hint = f"; the nearest are {', '.join(map(repr, names))}" if names else ""
         raise ValueError(f"no item has the id or title {text!r}{hint}")

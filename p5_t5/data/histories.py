@@ -74,6 +74,7 @@ class Histories:
         """A user as known before their ``position``-th interaction, or with all of them."""
         start, end = int(self.offsets[user]), int(self.offsets[user + 1])
         if position is not None:
+            assert 0 <= position <= end - start
             end = start + position
         names = self.profiles.get("name")
         return UserState(
@@ -88,8 +89,10 @@ class Histories:
 def as_text(column: pl.Series) -> list[str]:
     """Any column as text for a prompt: whole numbers without a point, nothing as "unknown"."""
     if column.dtype.is_float():
-        whole = column.drop_nulls()
-        if bool((whole == whole.round()).all()):
+        column = column.fill_nan(None)
+        known = column.drop_nulls()
+        # Beyond 2^53 a float no longer says which whole number it is.
+        if bool(((known == known.round()) & (known.abs() <= 2**53)).all()):
             column = column.cast(pl.Int64)
     if isinstance(column.dtype, pl.List):
         column = column.list.eval(pl.element().cast(pl.String)).list.join(", ")

@@ -62,6 +62,17 @@ class Split:
         users, positions = self.positions(part)
         return self.histories.offsets[users] + positions
 
+    def heldout_again(self) -> npt.NDArray[np.bool_]:
+        """Which training interactions are of an item that the same user's held-out part has too.
+
+        Returns:
+            Shape (training interactions,), in the order of ``rows("train")``.
+        """
+        users, _ = self.positions("train")
+        items, ends = self.histories.items, self.histories.offsets[1:]
+        own = items[self.rows("train")]
+        return (own == items[ends - 1][users]) | (own == items[ends - 2][users])
+
     def train_histories(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         """Training interactions only, as (offsets, items): all that item codes may learn from."""
         counts = np.diff(self.histories.offsets) - 2

@@ -184,7 +184,9 @@ def _logits(
     """The output layer, for some tokens only or for all of them."""
     if model.config.scale_decoder_outputs:
         hidden = hidden * model.config.d_model**-0.5
-    weight = model.lm_head.weight if tokens is None else model.lm_head.weight[tokens]
+    weight: torch.Tensor = model.lm_head.weight
+    if tokens is not None:
+        weight = weight[tokens]
     return (hidden @ weight.T).float()
 
 
@@ -200,7 +202,8 @@ def _expand(
     first = trie.children[live.node]
     number = trie.children[live.node + 1] - first
     ordinal = torch.arange(max(int(number.max()), 1), device=first.device)
-    exists = ordinal < number[..., None]
+    # A dead beam leads nowhere; its node may be of another level.
+    exists = (ordinal < number[..., None]) & (live.score[..., None] > _NEVER)
     child = torch.where(exists, first[..., None] + ordinal, 0)
     column = (trie.token if over_vocabulary else trie.column)[child].clamp(min=0)
     logits = live.logits_of.gather(2, column)
@@ -209,12 +212,12 @@ def _expand(
     else:
         logits = logits.masked_fill(~exists, _NEVER)
         score = logits - logits.logsumexp(-1, keepdim=True)
-    # A node without children would give inf - inf; it never leads on.
-    legal = exists & (live.score[..., None] > _NEVER)
+    legal = exists
     if counts is not None:
         span = trie.leaves[child].flatten(1, 2)
         below = counts.gather(1, span[..., 1]) - counts.gather(1, span[..., 0])
-        legal &= (below > 0).view_as(legal)
+        legal = legal & (below > 0).view_as(legal)
+    # Without any child the sum above is inf - inf, which the mask covers.
     score = (live.score[..., None] + score).masked_fill(~legal, _NEVER)
     parent = torch.arange(child.shape[1], device=child.device)[None, :, None].expand_as(child)
     return child.flatten(1), score.flatten(1), parent.flatten(1)

@@ -133,10 +133,12 @@ class Predictor:
     ) -> Ranking:
         self.model.eval()
         given = [self.words.encode(prompt.given, end=False) for prompt in prompts]
+        batch = self._encode(prompts)
         return beam_search(
             self.model,
             trie,
-            **self._encode(prompts),
+            batch["input_ids"],
+            batch["attention_mask"],
             k=k,
             beams=self.beams,
             given=given if any(given) else None,

@@ -65,8 +65,9 @@ class TreeDecoder:
             layer = block.layer[0]
             attention = layer.SelfAttention
             normed = layer.layer_norm(hidden)
-            keys, values = _heads(attention, attention.k(normed)), _heads(
-                attention, attention.v(normed)
+            keys, values = (
+                _heads(attention, attention.k(normed)),
+                _heads(attention, attention.v(normed)),
             )
             if self.store:
                 keys = torch.cat([self.store[number][0], keys], dim=2)
@@ -80,7 +81,8 @@ class TreeDecoder:
             )
             hidden = block.layer[2](hidden)
         self.store = fresh
-        return self.decoder.final_layer_norm(hidden)
+        states: torch.Tensor = self.decoder.final_layer_norm(hidden)
+        return states
 
     def _bias(self, positions: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """T5's relative position bias by depth, and what is invisible masked out.
@@ -95,7 +97,7 @@ class TreeDecoder:
             num_buckets=attention.relative_attention_num_buckets,
             max_distance=attention.relative_attention_max_distance,
         )
-        bias = attention.relative_attention_bias(buckets).permute(0, 3, 1, 2)
+        bias: torch.Tensor = attention.relative_attention_bias(buckets).permute(0, 3, 1, 2)
         return bias.masked_fill(~visible[:, None], torch.finfo(bias.dtype).min)
 
 

@@ -1,4 +1,4 @@
-"""What must stand beside every result: the protocol, its weak spots, and what is trivial to reach."""
+"""What must stand beside every result: weak spots of the split, and what is trivial to reach."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def audit(split: Split) -> dict[str, Any]:
         ``tied_users`` and ``tied_targets`` (shares of users whose order the file decides, at all
         and at the held-out items), ``repeated_targets`` (share of test items that the user already
         had: they can't be found while seen items are excluded), ``cold_targets`` (share of test
-        items that no training interaction shows), ``heldout_pairs_in_training`` (held-out pairs
-        that the user's own training rows hold too: 0 unless the data repeats pairs) and
+        items that no training interaction shows), ``repeated_pairs`` (training rows of an item
+        that the same user's held-out part has too: only histories may show them) and
         ``derived_explanations``.
     """
     histories = split.histories
@@ -31,16 +31,18 @@ def audit(split: Split) -> dict[str, Any]:
     train_items = histories.items[split.rows("train")].astype(np.int64)
     size = int(histories.items.max()) + 1
     train_pairs = np.unique(train_users * size + train_items)
-    test, validation = histories.items[split.rows("test")], histories.items[split.rows("validation")]
+    test, validation = (
+        histories.items[split.rows("test")],
+        histories.items[split.rows("validation")],
+    )
     in_train = np.isin(users * size + test, train_pairs)
     repeated = in_train | (test == validation)
-    heldout = int(in_train.sum() + np.isin(users * size + validation, train_pairs).sum())
     return {
         "tied_users": split.tied_users / histories.num_users,
         "tied_targets": split.tied_targets / histories.num_users,
         "repeated_targets": float(repeated.mean()),
         "cold_targets": float((~np.isin(test, train_items)).mean()),
-        "heldout_pairs_in_training": heldout,
+        "repeated_pairs": int(split.heldout_again().sum()),
         "derived_explanations": split.derived_explanations,
     }
 

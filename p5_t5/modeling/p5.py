@@ -46,10 +46,11 @@ class P5Config(T5Config):
     embedding_std: float = 0.1
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Keeps T5's scaling of the output to what the head's tie asks for."""
+        """Scales the output as T5 does where nothing else is said: if the head is tied."""
+        scale = kwargs.pop("scale_decoder_outputs", self.tie_lm_head)
         super().__post_init__(**kwargs)
         # T5Config derives this from a flag that it overwrites, so a reloaded file would lose it.
-        self.scale_decoder_outputs = self.tie_lm_head
+        self.scale_decoder_outputs = scale
 
 
 class _Initialised:
@@ -147,7 +148,7 @@ class P5ForConditionalGeneration(_Initialised, T5ForConditionalGeneration):
             }
         super().__init__(config)
         if config.whole_word_embeddings:
-            self.encoder = P5Encoder(self.encoder.config)
+            self.encoder: T5Stack = P5Encoder(self.encoder.config)
             self.post_init()
         use_byte_dropout(self)
 
@@ -192,13 +193,18 @@ def build_model(config: P5Config, checkpoint: str | None = None) -> P5ForConditi
     given = AutoConfig.from_pretrained(checkpoint)
     if not isinstance(given, T5Config):
         raise ValueError(f"{checkpoint}: expected a T5 or P5 model, found {given.model_type!r}")
-    fields = {k: v for k, v in given.to_dict().items() if k not in ("model_type", "architectures")}
+    kind = P5ForConditionalGeneration if isinstance(given, P5Config) else T5ForConditionalGeneration
+    theirs = kind.from_pretrained(checkpoint)
+    # T5 1.0 ties its output layer and scales what enters it; 1.1 does neither. Only the loaded
+    # weights say it for sure, as the configuration claims a tie for both.
+    same = torch.equal(theirs.lm_head.weight, theirs.shared.weight)
+    left_out = ("model_type", "architectures", "tie_lm_head", "whole_word_embeddings")
+    fields = {name: value for name, value in given.to_dict().items() if name not in left_out}
     fields["whole_word_embeddings"] = config.whole_word_embeddings
-    if not isinstance(given, P5Config):
-        fields["tie_lm_head"] = bool(given.scale_decoder_outputs)
-    model = P5ForConditionalGeneration.from_pretrained(checkpoint, config=P5Config(**fields))
-    assert isinstance(model, P5ForConditionalGeneration)
-    return model
+    ours = P5ForConditionalGeneration(P5Config(**fields, tie_lm_head=same))
+    _, unknown = ours.load_state_dict(theirs.state_dict(), strict=False)
+    assert not unknown or not config.whole_word_embeddings
+    return ours
 
 
 AutoConfig.register("p5", P5Config)

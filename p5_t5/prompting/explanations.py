@@ -72,4 +72,5 @@ def _category_pairs(split: Split, catalogue: Catalogue, like_threshold: float) -
             "liked": liked[rows],
             "category": np.concatenate(categories).astype(np.int64),
         }
-    )
+        # An item taken again is no reason for itself.
+    ).unique(["user", "item", "category"], keep="first", maintain_order=True)

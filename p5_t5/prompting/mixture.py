@@ -21,8 +21,9 @@ from p5_t5.prompting.templates import PromptTemplate
 
 Encode = Callable[[str], list[int]]
 
-# How many batches are sorted by length together: enough for little padding, few enough for chance.
-_BATCHES_A_POOL = 64
+# How many steps' examples are sorted by length together: enough for little padding, few enough for
+# chance.
+_STEPS_A_POOL = 32
 _SAMPLES_A_TEMPLATE = 32
 
 
@@ -32,11 +33,12 @@ class Epoch:
 
     Attributes:
         examples: a lazy data set: an example is rendered and tokenised when it is read.
-        batches: the examples of each step.
+        steps: the batches of each step, each a list of examples. A batch holds examples of like
+            length, the batches of one step hold different ones, so that each step sees all tasks.
     """
 
     examples: datasets.Dataset
-    batches: list[list[int]]
+    steps: list[list[list[int]]]
 
 
 class Mixture:
@@ -51,6 +53,7 @@ class Mixture:
         templates: Sequence[PromptTemplate],
         *,
         tokens_per_batch: int,
+        batches_per_step: int,
         seed: int,
     ) -> None:
         """Finds the examples of each task and measures the templates.
@@ -62,18 +65,20 @@ class Mixture:
             tasks: each task with its share of the examples.
             templates: all usable templates; held-out ones are never drawn.
             tokens_per_batch: a batch holds at most so many tokens, padding included.
+            batches_per_step: so many batches make one step, over all processes.
             seed: of the plan.
 
         Raises:
             ValueError: a task has no template or no training example, or no share is above 0.
         """
         self._split, self._prompter, self._encode = split, prompter, encode
-        self._tokens_per_batch, self._seed = tokens_per_batch, seed
+        self._tokens_per_batch, self._batches_per_step = tokens_per_batch, batches_per_step
+        self._seed = seed
         self.tasks = [task for task, share in tasks if share > 0]
         if not self.tasks:
             raise ValueError("no task has a share above 0")
         shares = np.array([share for _, share in tasks if share > 0], dtype=float)
-        self._shares = shares / shares.sum()
+        self.shares = shares / shares.sum()
         self._templates = [self._seen(task, templates) for task in self.tasks]
         self._rows = [task.examples(split, "train") for task in self.tasks]
         for task, (users, _) in zip(self.tasks, self._rows, strict=True):
@@ -102,13 +107,20 @@ class Mixture:
         """Plans one epoch: as many examples as there are training interactions."""
         generator = np.random.default_rng([self._seed, number])
         plan = self._plan(generator)
-        batches = self._batches(generator, *self._estimate(plan))
+        source, target = self._estimate(plan)
+        # About as many examples as make _STEPS_A_POOL steps are sorted by length together.
+        step = self._tokens_per_batch * self._batches_per_step / float((source + target).mean())
+        size = max(int(_STEPS_A_POOL * step), 1)
+        steps: list[list[list[int]]] = []
+        for begin in range(0, len(source), size):
+            rows = np.arange(begin, min(begin + size, len(source)))
+            steps += self._deal(generator, self._batches(rows, source, target))
         examples = datasets.Dataset.from_dict(plan).with_transform(self._render)
-        return Epoch(examples, batches)
+        return Epoch(examples, steps)
 
     def _plan(self, generator: np.random.Generator) -> dict[str, npt.NDArray[np.int64]]:
         total = len(self._split.positions("train")[0])
-        counts = np.maximum(np.round(self._shares * total), 1).astype(int)
+        counts = np.maximum(np.round(self.shares * total), 1).astype(int)
         columns: dict[str, list[npt.NDArray[np.int64]]] = {}
         for t, count in enumerate(counts):
             users, positions = self._rows[t]
@@ -191,24 +203,33 @@ class Mixture:
 
     def _batches(
         self,
-        generator: np.random.Generator,
+        rows: npt.NDArray[np.int64],
         source: npt.NDArray[np.int64],
         target: npt.NDArray[np.int64],
     ) -> list[list[int]]:
         """Examples of like length side by side, as many a batch as its budget of tokens holds."""
-        mean = float((source + target).mean())
-        pool = max(int(_BATCHES_A_POOL * self._tokens_per_batch / mean), 1)
-        batches: list[list[int]] = []
-        for begin in range(0, len(source), pool):
-            rows = np.arange(begin, min(begin + pool, len(source)))
-            rows = rows[np.lexsort((source[rows], target[rows]))]
-            own: list[list[int]] = [[]]
-            widest = longest = 0
-            for row, s, t in zip(rows.tolist(), source[rows], target[rows], strict=True):
-                widest, longest = max(widest, int(s)), max(longest, int(t))
-                if own[-1] and (widest + longest) * (len(own[-1]) + 1) > self._tokens_per_batch:
-                    own.append([])
-                    widest, longest = int(s), int(t)
-                own[-1].append(row)
-            batches += [own[i] for i in generator.permutation(len(own))]
+        rows = rows[np.lexsort((source[rows], target[rows]))]
+        batches: list[list[int]] = [[]]
+        widest = longest = 0
+        lengths = zip(rows.tolist(), source[rows].tolist(), target[rows].tolist(), strict=True)
+        for row, s, t in lengths:
+            widest, longest = max(widest, s), max(longest, t)
+            if batches[-1] and (widest + longest) * (len(batches[-1]) + 1) > self._tokens_per_batch:
+                batches.append([])
+                widest, longest = s, t
+            batches[-1].append(row)
         return batches
+
+    def _deal(
+        self, generator: np.random.Generator, batches: list[list[int]]
+    ) -> list[list[list[int]]]:
+        """Deals batches, sorted by length, into steps that each get short and long ones."""
+        strata = np.array_split(np.arange(len(batches)), self._batches_per_step)
+        shuffled = [generator.permutation(stratum).tolist() for stratum in strata]
+        steps = []
+        for s in generator.permutation(len(strata[0])).tolist():
+            own = [stratum[s] for stratum in shuffled if s < len(stratum)]
+            # Every process needs a batch: the last step of a pool is filled up from itself.
+            filled = [own[i % len(own)] for i in range(self._batches_per_step)]
+            steps.append([batches[i] for i in filled])
+        return steps

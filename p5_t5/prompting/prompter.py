@@ -150,7 +150,7 @@ class Prompter:
     ) -> str | None:
         """The text of one slot, ``None`` where it is not known."""
         if slot == "history" or slot == "recent":
-            kept = state.items[-self.settings.max_history :]
+            kept = state.items[max(len(state.items) - self.settings.max_history, 0) :]
             part = kept[: len(kept) - cut] if slot == "history" else kept[len(kept) - cut :]
             return template.separator.join([self._codes[i] for i in part.tolist()])
         if slot in _USER_SLOTS:
@@ -170,11 +170,13 @@ class Prompter:
             return self._codes[asked.item]
         return self._columns[slot][asked.item] if slot in self._columns else None
 
-    def liked(self, state: UserState) -> Sequence[int]:
+    def liked(self, state: UserState) -> list[int]:
         """The items that a user liked, oldest first; all of them where there are no stars."""
-        if len(state.ratings) == 0 or bool(np.isnan(state.ratings).all()):
-            return state.items.tolist()
-        return state.items[state.ratings >= self.settings.like_threshold].tolist()
+        items: list[int] = state.items.tolist()
+        if bool(np.isnan(state.ratings).all()):
+            return items
+        liked = (state.ratings >= self.settings.like_threshold).tolist()
+        return [item for item, is_liked in zip(items, liked, strict=True) if is_liked]
 
     def _favourite_categories(self, state: UserState) -> str:
         rows = [self.catalogue.categories[i] for i in self.liked(state)[-100:]]

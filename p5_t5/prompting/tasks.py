@@ -18,6 +18,8 @@ from p5_t5.data.splits import Part, Split
 from p5_t5.prompting.prompter import Asked
 from p5_t5.prompting.templates import Family, PromptTemplate, load_templates
 
+# What an explanation is about that names no feature.
+ANY_FEATURE = "anything"
 AnswerForm = Literal["item", "rating", "text"]
 
 _USER_SLOTS = frozenset(
@@ -56,6 +58,9 @@ class Task:
         users, positions = split.positions(part)
         rows = split.rows(part)
         keep = positions >= self.first_position
+        if part == "train" and self.form != "item":
+            # Who takes an item twice must not tell about the held-out time by the earlier one.
+            keep &= ~split.heldout_again()
         if self.needs == "rating":
             keep &= ~np.isnan(split.histories.ratings[rows])
         elif self.needs == "explanation":
@@ -68,12 +73,15 @@ class Task:
         """What is asked about one interaction, answer included."""
         row = int(split.histories.offsets[user]) + position
         rating = float(split.histories.ratings[row])
-        texts = split.texts
+        texts = {name: split.texts[name][row] for name in split.texts}
+        feature = texts.get("feature")
+        if self.needs == "explanation" and not feature:
+            feature = ANY_FEATURE
         return Asked(
             item=int(split.histories.items[row]),
             rating=None if np.isnan(rating) else rating,
-            explanation=texts["explanation"][row] if "explanation" in texts else None,
-            feature=texts["feature"][row] if "feature" in texts else None,
+            explanation=texts.get("explanation"),
+            feature=feature,
         )
 
 

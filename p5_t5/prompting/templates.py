@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 _SLOT = re.compile(r"[a-z][a-z0-9_]*")
+_TOKEN = re.compile(r"<[^\s<>]+>")
 _FIELDS: Mapping[str, tuple[type, ...]] = {
     "id": (str,),
     "answer": (str,),
@@ -146,7 +148,8 @@ def _parts(text: str) -> tuple[tuple[str, str | None], ...]:
     parts: list[tuple[str, str | None]] = []
     after_code = False
     for literal, slot in raw:
-        if after_code and literal and not literal[0].isspace():
+        # The last pair is a literal without a slot; an empty one there ends the text.
+        if after_code and not literal[:1].isspace() and (literal or slot):
             literal = " " + literal
         if slot in CODE_SLOTS and (literal or parts) and not literal[-1:].isspace():
             literal += " "
@@ -205,11 +208,9 @@ def _read_file(file: Path, families: Mapping[str, Family]) -> list[PromptTemplat
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 text ({error.reason})") from error
     if not isinstance(content, dict) or set(content) != {"family", "templates"}:
-        raise ValueError(
-            f'{file}: expected an object with the two fields "family" and "templates"'
-        )
+        raise ValueError(f'{file}: expected an object with the two fields "family" and "templates"')
     name, templates = content["family"], content["templates"]
-    if name not in families:
+    if not isinstance(name, str) or name not in families:
         raise ValueError(f"{file}: unknown family {name!r}{_nearest(str(name), families)}")
     if not isinstance(templates, list) or not templates:
         raise ValueError(f'{file}: "templates" must be a list with at least one template')
@@ -231,8 +232,14 @@ def _read_template(file: Path, family: Family, number: int, fields: Any) -> Prom
     for field in _REQUIRED:
         if not fields.get(field, "").strip():
             raise ValueError(f"{where}: the field {field!r} is missing or empty")
-    if not fields.get("weight", 1) > 0:
-        raise ValueError(f"{where}: 'weight' must be above 0, not {fields['weight']!r}")
+    if not 0 < fields.get("weight", 1) < math.inf:
+        raise ValueError(f"{where}: 'weight' must be above 0 and finite, not {fields['weight']!r}")
+    for field in ("source", "target", "given", "separator"):
+        if token := _TOKEN.search(fields.get(field, "")):
+            raise ValueError(
+                f"{where}: {field!r} has {token[0]!r}, which could be read as a token; words in "
+                "angle brackets belong to the item codes"
+            )
     template = PromptTemplate(family=family.name, file=str(file), **fields)
     for field in ("source", "target", "given"):
         _check_slots(where, field, getattr(template, field), family)
@@ -250,7 +257,7 @@ def _check_slots(where: str, field: str, text: str, family: Family) -> None:
     for _, slot, spec, conversion in parsed:
         if slot is None:
             continue
-        if not _SLOT.fullmatch(slot) or spec or conversion:
+        if not _SLOT.fullmatch(slot) or slot.endswith("_") or spec or conversion:
             raise ValueError(
                 f"{where}: {field!r} has {{{slot}}} with something that is not a plain name; a "
                 "slot is only a name in braces: no dot, index, conversion or format"

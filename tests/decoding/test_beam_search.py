@@ -1,4 +1,4 @@
-"""The search against two references: teacher-forced scores of every item, and Hugging Face's own."""
+"""The search against teacher-forced scores of every item, and against Hugging Face's own."""
 
 from __future__ import annotations
 
@@ -106,9 +106,7 @@ def test_a_beam_as_wide_as_the_catalogue_is_the_exact_ranking(
 ) -> None:
     codes = codes_of(seed, count)
     ids, mask = inputs_of(seed, 3)
-    found = search(
-        model, codes, ids, mask, k=count, beams=count, over_vocabulary=over_vocabulary
-    )
+    found = search(model, codes, ids, mask, k=count, beams=count, over_vocabulary=over_vocabulary)
     reference = exact(model, codes, ids, mask, over_vocabulary)
     torch.testing.assert_close(
         found.scores, reference.sort(dim=1, descending=True).values, atol=1e-4, rtol=1e-4

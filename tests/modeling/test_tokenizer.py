@@ -13,7 +13,6 @@ from p5_t5.modeling.collator import Collator
 from p5_t5.modeling.tokenizer import (
     WordTokenizer,
     add_item_tokens,
-    load_tokenizer,
     train_tokenizer,
     word_starts,
 )
@@ -37,7 +36,8 @@ def compact() -> PreTrainedTokenizerBase:
 
 
 def t5s(shared: Path) -> PreTrainedTokenizerBase:
-    return load_tokenizer(str(shared / "t5_sentencepiece"))
+    tokenizer: PreTrainedTokenizerBase = T5Tokenizer.from_pretrained(shared / "t5_sentencepiece")
+    return tokenizer
 
 
 @pytest.fixture(params=["compact", "t5"])
@@ -47,7 +47,7 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
 
 
 def check_every_item(tokenizer: PreTrainedTokenizerBase, codes: ItemCodes) -> None:
-    """Rendered inside a sentence, each code is cut into exactly its own tokens, and into no other's."""
+    """Inside a sentence, each code is cut into exactly its own tokens."""
     add_item_tokens(tokenizer, codes)
     words = WordTokenizer(tokenizer)
     tokens = words.codes(codes)

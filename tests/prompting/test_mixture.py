@@ -1,0 +1,327 @@
+"""The mixture of tasks: seeded, in the shares that were asked for, and free of held-out rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p5_t5.data.catalogue import Catalogue
+from p5_t5.data.item_ids import ItemCodes
+from p5_t5.data.splits import Split, leave_one_out
+from p5_t5.data.tables import Tables, check_tables, read_tables
+from p5_t5.prompting.mixture import Epoch, Mixture
+from p5_t5.prompting.prompter import Prompter, PromptSettings
+from p5_t5.prompting.tasks import TASKS, read_prompts, usable
+from p5_t5.prompting.templates import PromptTemplate
+
+TOY = Path(__file__).resolve().parents[2] / "data" / "toy"
+SHARES = {"sequential": 2.0, "rating": 1.0, "explanation": 1.0}
+COLUMNS = ("task", "template", "user", "position", "draw")
+
+
+def encode(text: str) -> list[int]:
+    """One token a word, and the end."""
+    return list(range(len(text.split()) + 1))
+
+
+def prompter_of(tables: Tables) -> Prompter:
+    codes = tuple((f"<item_{row}>",) for row in range(len(tables.items)))
+    return Prompter(Catalogue(tables.items, ItemCodes("atomic", codes)), PromptSettings())
+
+
+def made_world(lengths: list[int], **columns: Any) -> tuple[Split, Prompter]:
+    """Users with so many interactions each, in a catalogue of thirty items."""
+    rows = [(f"u{u}", f"{(3 * u + p) % 30:02}") for u, n in enumerate(lengths) for p in range(n)]
+    interactions = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
+    items = pl.DataFrame({"item_id": [f"{i:02}" for i in range(30)]})
+    tables = check_tables("made", interactions.with_columns(**columns), items)
+    return leave_one_out(tables), prompter_of(tables)
+
+
+def mixture(
+    world: tuple[Split, Prompter],
+    shares: dict[str, float] | None = None,
+    templates: list[PromptTemplate] | None = None,
+    *,
+    seed: int = 0,
+    tokens: int = 400,
+    batches: int = 1,
+) -> Mixture:
+    split, prompter = world
+    kept, _ = usable(read_prompts(), prompter.available(split.histories, split.texts))
+    return Mixture(
+        split,
+        prompter,
+        encode,
+        [(TASKS[name], share) for name, share in (shares or SHARES).items()],
+        list(kept.values()) if templates is None else templates,
+        tokens_per_batch=tokens,
+        batches_per_step=batches,
+        seed=seed,
+    )
+
+
+@pytest.fixture(scope="module")
+def toy() -> tuple[Split, Prompter]:
+    tables = read_tables(TOY)
+    return leave_one_out(tables), prompter_of(tables)
+
+
+def plan(epoch: Epoch) -> dict[str, list[int]]:
+    """The planned rows, not rendered."""
+    planned = epoch.examples.with_format(None)
+    return {column: list(planned[column]) for column in COLUMNS}
+
+
+def made_template(
+    id_: str, *, source: str = "{history}", heldout: bool = False, weight: float = 1.0
+) -> PromptTemplate:
+    return PromptTemplate(
+        "sequential", id_, "next_item", source, "{item}", heldout=heldout, weight=weight
+    )
+
+
+def test_one_seed_gives_one_plan(toy: tuple[Split, Prompter]) -> None:
+    first, second = (mixture(toy, seed=7).epoch(3) for _ in range(2))
+    assert plan(first) == plan(second)
+    assert first.steps == second.steps
+    for (rows,) in first.steps[:5]:
+        assert first.examples[rows] == second.examples[rows]
+
+
+def test_a_later_epoch_does_not_depend_on_those_before(toy: tuple[Split, Prompter]) -> None:
+    """What a resumed run needs: epoch 2 is the same whether or not 0 and 1 were made."""
+    walked, fresh = mixture(toy), mixture(toy)
+    for number in range(2):
+        walked.epoch(number)
+    walked.sample(10)
+    assert plan(walked.epoch(2)) == plan(fresh.epoch(2))
+    assert walked.epoch(2).steps == fresh.epoch(2).steps
+
+
+@pytest.mark.parametrize(("seed", "number"), [(0, 1), (1, 0)])
+def test_another_epoch_or_seed_is_another_order(
+    toy: tuple[Split, Prompter], seed: int, number: int
+) -> None:
+    first, other = mixture(toy).epoch(0), mixture(toy, seed=seed).epoch(number)
+    assert plan(first) != plan(other)
+    assert first.steps != other.steps
+
+
+def test_reading_an_example_twice_gives_the_same_text(toy: tuple[Split, Prompter]) -> None:
+    examples = mixture(toy).epoch(0).examples
+    assert examples[[5, 9]] == examples[[5, 9]]
+    assert examples[5]["input_ids"] == examples[[5, 9]]["input_ids"][0]
+
+
+def test_an_example_is_its_prompt_in_tokens(toy: tuple[Split, Prompter]) -> None:
+    split, prompter = toy
+    templates = [made_template("only", source="user_{user} took {history}")]
+    made = mixture(toy, {"sequential": 1.0}, templates)
+    epoch = made.epoch(0)
+    rows = plan(epoch)
+    for i in range(20):
+        user, position, draw = (rows[column][i] for column in ("user", "position", "draw"))
+        asked = TASKS["sequential"].asked(split, user, position)
+        state = split.histories.state(user, position)
+        prompt = prompter.render(templates[0], state, asked, draw)
+        assert epoch.examples[i] == {
+            "input_ids": encode(prompt.source),
+            "labels": encode(prompt.target),
+            "task": 0,
+        }
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {"sequential": 1.0},
+        {"sequential": 2.0, "rating": 1.0, "explanation": 1.0},
+        {"rating": 0.1, "explanation": 0.7, "sequential": 0.2},
+        {"rating": 3.0, "sequential": 1.0, "explanation": 0.0},
+    ],
+)
+def test_shares_are_kept(toy: tuple[Split, Prompter], shares: dict[str, float]) -> None:
+    total = len(toy[0].positions("train")[0])
+    made = mixture(toy, shares)
+    counts = Counter(made.tasks[task].name for task in plan(made.epoch(0))["task"])
+    whole = sum(shares.values())
+    assert set(counts) == {name for name, share in shares.items() if share > 0}
+    for name, count in counts.items():
+        assert abs(count - shares[name] / whole * total) <= 1
+    assert abs(sum(counts.values()) - total) <= len(counts)
+
+
+def test_a_task_sees_all_its_rows_before_any_comes_again(toy: tuple[Split, Prompter]) -> None:
+    made = mixture(toy, {"rating": 1.0})
+    rows = plan(made.epoch(0))
+    pairs = Counter(zip(rows["user"], rows["position"], strict=True))
+    assert set(pairs.values()) == {1}
+    users, positions = toy[0].positions("train")
+    assert set(pairs) == set(zip(users.tolist(), positions.tolist(), strict=True))
+
+
+def test_held_out_templates_are_never_drawn(toy: tuple[Split, Prompter]) -> None:
+    """The held-out template would say nothing else than 99 words."""
+    templates = [
+        made_template("seen", source="{user}"),
+        made_template("not", source="word " * 99, heldout=True, weight=1000),
+        made_template("also", source="one two three {user}"),
+    ]
+    epoch = mixture(toy, {"sequential": 1.0}, templates).epoch(0)
+    assert {len(ids) for ids in epoch.examples[:]["input_ids"]} == {2, 5}
+
+
+def test_templates_are_drawn_by_weight(toy: tuple[Split, Prompter]) -> None:
+    templates = [made_template("a", weight=3), made_template("b", weight=1)]
+    drawn = Counter(plan(mixture(toy, {"sequential": 1.0}, templates).epoch(0))["template"])
+    assert drawn[0] / drawn.total() == pytest.approx(0.75, abs=0.03)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_batches_cover_each_example_once(toy: tuple[Split, Prompter], number: int) -> None:
+    epoch = mixture(toy).epoch(number)
+    assert {len(step) for step in epoch.steps} == {1}
+    covered = sorted(row for step in epoch.steps for rows in step for row in rows)
+    assert covered == list(range(len(epoch.examples)))
+
+
+@pytest.mark.parametrize("batches", [2, 3, 8, 1000])
+def test_every_step_is_full_and_only_whole_batches_come_again(
+    toy: tuple[Split, Prompter], batches: int
+) -> None:
+    """Each process needs a batch; what is repeated is repeated within its own step."""
+    epoch = mixture(toy, batches=batches).epoch(0)
+    assert {len(step) for step in epoch.steps} == {batches}
+    distinct = [sorted({tuple(rows) for rows in step}) for step in epoch.steps]
+    covered = sorted(row for step in distinct for rows in step for row in rows)
+    assert covered == list(range(len(epoch.examples)))
+    assert sum(len(step) < batches for step in distinct) <= 1 + len(epoch.steps) / 16
+
+
+def test_a_step_of_several_batches_holds_short_and_long_answers(
+    toy: tuple[Split, Prompter],
+) -> None:
+    epoch = mixture(toy, batches=4).epoch(0)
+    for step in epoch.steps:
+        longest = [max(map(len, epoch.examples[rows]["labels"])) for rows in step]
+        assert max(longest) > 2 * min(longest)
+
+
+def padded(epoch: Epoch, rows: list[int]) -> int:
+    """Tokens of a batch, padding included."""
+    batch = epoch.examples[rows]
+    return len(rows) * sum(max(map(len, batch[side])) for side in ("input_ids", "labels"))
+
+
+def test_batches_keep_the_budget_where_only_the_history_varies() -> None:
+    """Lengths are then known without rendering, up to the end token's share of an item."""
+    world = made_world([25] * 40)
+    templates = [made_template("a"), made_template("b", source="go on with {history} , please")]
+    epoch = mixture(world, {"sequential": 1.0}, templates, tokens=300).epoch(0)
+    sizes = [padded(epoch, rows) for (rows,) in epoch.steps]
+    assert max(sizes) <= 300
+    assert np.mean(sizes) > 0.7 * 300
+
+
+@pytest.mark.parametrize("tokens", [200, 1000, 4000])
+def test_batches_nearly_keep_the_budget_on_real_text(
+    toy: tuple[Split, Prompter], tokens: int
+) -> None:
+    """Titles, favourites and explanations vary in length, and are taken at their mean."""
+    epoch = mixture(toy, tokens=tokens).epoch(0)
+    sizes = np.array([padded(epoch, rows) for (rows,) in epoch.steps if len(rows) > 1])
+    assert sizes.max() <= 1.3 * tokens
+    assert np.mean(sizes > 1.1 * tokens) < 0.1
+    assert sizes.mean() > 0.6 * tokens
+
+
+def test_an_example_beyond_the_budget_stands_alone(toy: tuple[Split, Prompter]) -> None:
+    epoch = mixture(toy, tokens=1).epoch(0)
+    assert {len(rows) for (rows,) in epoch.steps} == {1}
+
+
+def held_out(split: Split) -> set[tuple[int, int]]:
+    parts = [split.positions(part) for part in ("validation", "test")]
+    return {pair for u, p in parts for pair in zip(u.tolist(), p.tolist(), strict=True)}
+
+
+def test_no_epoch_asks_about_a_held_out_row(toy: tuple[Split, Prompter]) -> None:
+    made, secret = mixture(toy), held_out(toy[0])
+    for number in range(5):
+        rows = plan(made.epoch(number))
+        assert not secret & set(zip(rows["user"], rows["position"], strict=True))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(4, 9), min_size=1, max_size=6), st.integers(0, 2**20))
+def test_no_rendered_example_holds_a_held_out_item(lengths: list[int], seed: int) -> None:
+    """Whatever the data: each user's own held-out items are in none of their examples."""
+    rows = [(f"u{u}", f"{u}-{p}") for u, n in enumerate(lengths) for p in range(n)]
+    interactions = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
+    tables = check_tables("made", interactions.with_columns(rating=pl.lit(4.0)))
+    split, prompter = leave_one_out(tables), prompter_of(tables)
+    made = mixture((split, prompter), {"sequential": 2.0, "rating": 1.0}, seed=seed)
+    secret = {prompter.catalogue.code_texts[i] for i in split.histories.items[held_rows(split)]}
+    for number in range(2):
+        rows_asked = plan(made.epoch(number))
+        assert not held_out(split) & set(
+            zip(rows_asked["user"], rows_asked["position"], strict=True)
+        )
+    words = {w for p in made.sample(500) for w in (p.source + " " + p.target).split()}
+    assert words & set(prompter.catalogue.code_texts)
+    assert not words & secret
+
+
+def held_rows(split: Split) -> Any:
+    return np.concatenate([split.rows("validation"), split.rows("test")])
+
+
+def test_a_sample_is_rendered_text_of_every_task(toy: tuple[Split, Prompter]) -> None:
+    made = mixture(toy)
+    prompts = made.sample(300)
+    assert len(prompts) == 300
+    assert all(prompt.source and prompt.target for prompt in prompts)
+    assert prompts == mixture(toy).sample(300)
+    words = {word for prompt in prompts for word in prompt.target.split()}
+    assert {"4", "5"} <= words
+    assert any(word.startswith("<item_") for word in words)
+
+
+def test_a_task_without_a_template_is_refused(toy: tuple[Split, Prompter]) -> None:
+    with pytest.raises(ValueError, match="no template of the family 'rating'"):
+        mixture(toy, {"sequential": 1.0, "rating": 1.0}, [made_template("a")])
+
+
+def test_a_task_with_held_out_templates_only_is_refused(toy: tuple[Split, Prompter]) -> None:
+    with pytest.raises(ValueError, match="no template of the family 'sequential'"):
+        mixture(toy, {"sequential": 1.0}, [made_template("a", heldout=True)])
+
+
+@pytest.mark.parametrize(("family", "lengths"), [("rating", [5, 5]), ("sequential", [3, 3])])
+def test_a_task_without_training_examples_is_refused(family: str, lengths: list[int]) -> None:
+    """No stars at all; or histories so short that no training item has one before it."""
+    with pytest.raises(ValueError, match=f"no training example for the task '{family}'"):
+        mixture(made_world(lengths), {family: 1.0}, list(read_prompts().values()))
+
+
+@pytest.mark.parametrize("shares", [{"sequential": 0.0}, {"rating": 0.0, "sequential": 0.0}])
+def test_no_share_above_zero_is_refused(
+    toy: tuple[Split, Prompter], shares: dict[str, float]
+) -> None:
+    with pytest.raises(ValueError, match="no task has a share above 0"):
+        mixture(toy, shares)
+
+
+def test_explanations_without_a_feature_can_be_learnt() -> None:
+    features = pl.Series(["plot", None] * 20)
+    world = made_world([8] * 5, explanation=pl.lit("good"), feature=features)
+    epoch = mixture(world, {"explanation": 1.0}).epoch(0)
+    assert len(epoch.examples[:]["labels"]) == len(epoch.examples)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from p5_t5 import artifact
+from p5_t5.artifact import Knowledge, find_artifact, load_artifact, replace_folder, save_artifact
+
+
+def test_what_was_trained_with_comes_back_whole(trained: Path, tmp_path: Path) -> None:
+    first = Knowledge.load(trained)
+    first.save(tmp_path)
+    for name in ("config.json",):
+        shutil.copy(trained / name, tmp_path)
+    second = Knowledge.load(tmp_path)
+    assert second.catalogue.table.equals(first.catalogue.table)
+    assert second.catalogue.codes == first.catalogue.codes
+    assert second.settings == first.settings
+    assert second.templates and {t.id for t in second.templates} == {t.id for t in first.templates}
+    assert second.best_templates == first.best_templates
+    assert second.ratings == first.ratings
+    assert second.histories.user_ids == first.histories.user_ids
+    assert second.histories.profiles == first.histories.profiles
+    for name in ("offsets", "items", "ratings"):
+        ours, theirs = getattr(first.histories, name), getattr(second.histories, name)
+        assert np.array_equal(ours, theirs, equal_nan=True)
+        assert ours.dtype == theirs.dtype
+
+
+def test_the_folder_holds_metrics_and_a_card(trained: Path) -> None:
+    metrics = json.loads((trained / "metrics.json").read_text())
+    row = metrics["test"]["sequential"]["continue-1"]
+    assert {"hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "n", "hr@10/keep_seen"} <= set(row)
+    assert {"rmse", "mae", "rmse/decoded"} <= set(metrics["test"]["rating"]["1-2"])
+    assert {"bleu-4", "rouge-1", "rouge-2", "rouge-l"} <= set(metrics["test"]["explanation"]["3-1"])
+    assert "hr@10" in metrics["baselines"]["sequential"]["popularity"]
+    assert "rmse" in metrics["baselines"]["rating"]["global_mean"]
+    assert {"split", "ties", "seen_items", "beams", "seed"} <= set(metrics["protocol"])
+    card = (trained / "README.md").read_text()
+    assert card.startswith("---\n") and "popularity" in card and "continue-1" in card
+
+
+def test_an_interrupted_save_leaves_the_old_model(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(trained, folder)
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    model, tokenizer, knowledge = load_artifact(folder)
+
+    def broken(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(artifact, "_write_json", broken)
+    with pytest.raises(OSError, match="disk full"):
+        save_artifact(folder, model, tokenizer, knowledge, {}, "")
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_replacement_killed_between_its_renames_is_finished_on_loading(
+    trained: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(trained, tmp_path / "model.previous")
+    assert find_artifact(str(folder)) == folder
+    assert folder.is_dir() and not (tmp_path / "model.previous").exists()
+
+
+def test_replacing_a_folder_leaves_no_trace(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    replace_folder(tmp_path / "new", tmp_path / "old")
+    assert [p.name for p in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old" / "file").read_text() == "new"
+
+
+def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"p5\.json, item_codes\.json.* are missing"):
+        find_artifact(str(tmp_path))
