@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,26 +32,20 @@ import p5_t5  # noqa: F401 - registers the pipeline
 from p5_t5.arguments import DataArguments, ModelArguments, PredictArguments, TrainArguments
 from p5_t5.artifact import Knowledge, save_artifact
 from p5_t5.checkpoints import RunFolder
-from p5_t5.evaluation.audit import audit, baselines
 from p5_t5.evaluation.evaluator import KEEP_SEEN, Evaluator, Metrics, best_templates
+from p5_t5.evaluation.report import final_report
 from p5_t5.model_card import metrics_tables, model_card, protocol_lines
+from p5_t5.modeling.assembly import make_model, make_tokenizer
 from p5_t5.modeling.collator import Collator
-from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration, build_model
-from p5_t5.modeling.tokenizer import (
-    WordTokenizer,
-    add_item_tokens,
-    load_tokenizer,
-    train_tokenizer,
-    word_starts,
-)
+from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration
+from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
 from p5_t5.prompting.mixture import Mixture
 from p5_t5.prompting.prompter import PromptSettings
+from p5_t5.schedule import Progress, Schedule, most_steps
 
 # Without a limit a run ends at the first of these two.
 DEFAULT_MINUTES, DEFAULT_EPOCHS = 10.0, 8.0
-# The tokenizer learns from so many rendered examples.
-TOKENIZER_EXAMPLES = 20_000
 Batch = Mapping[str, torch.Tensor]
 
 
@@ -69,27 +63,6 @@ class Arguments:
         """The trained model's folder."""
         name = Path(self.data.dataset).resolve().name
         return Path(self.train.output_dir or Path("outputs") / name)
-
-
-@dataclass
-class Progress:
-    """How far a run is; saved in every checkpoint."""
-
-    step: int = 0
-    seconds: float = 0.0
-    evaluations: int = 0
-    best: float = math.nan
-    best_step: int = 0
-    waited: int = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """For ``Accelerator.register_for_checkpointing``."""
-        return asdict(self)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """For ``Accelerator.register_for_checkpointing``."""
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 def main() -> None:
@@ -111,7 +84,7 @@ def main() -> None:
     if accelerator.is_main_process:
         print("judging every template on the test split ...", flush=True)
         knowledge = replace(what_is_known(arguments, corpus), best_templates=loop.best_templates())
-        metrics = report(arguments, corpus, evaluator, loop.progress, accelerator.num_processes)
+        metrics = final_report(corpus, evaluator, loop.facts())
         card = model_card(corpus.name, metrics, corpus.heldout(), corpus.examples())
         save_artifact(arguments.output, model, words.tokenizer, knowledge, metrics, card)
         loop.folder.finish()
@@ -209,31 +182,9 @@ def build(
     arguments: Arguments, corpus: Corpus, processes: int
 ) -> tuple[P5ForConditionalGeneration, WordTokenizer, Mixture]:
     """Makes tokenizer, model and mixture."""
-    options = arguments.model
-    codes = corpus.catalogue.codes
-
-    def mix(encode: Callable[[str], list[Any]]) -> Mixture:
-        return Mixture(
-            corpus.split,
-            corpus.prompter,
-            encode,
-            corpus.tasks,
-            corpus.templates,
-            tokens_per_batch=arguments.train.tokens_per_batch,
-            batches_per_step=arguments.train.batches_per_step * processes,
-            seed=arguments.train.seed,
-        )
-
-    if options.model_name_or_path is None:
-        # Words that become item tokens would only fill the vocabulary.
-        added = set(codes.texts) if codes.new_tokens else set()
-        prompts = mix(str.split).sample(TOKENIZER_EXAMPLES)
-        texts = (text for prompt in prompts for text in (prompt.source, prompt.target))
-        plain = (" ".join(w for w in text.split() if w not in added) for text in texts)
-        tokenizer = train_tokenizer(plain, options.vocab_size)
-    else:
-        tokenizer = load_tokenizer(options.model_name_or_path)
-    add_item_tokens(tokenizer, codes)
+    options, train = arguments.model, arguments.train
+    checkpoint = options.model_name_or_path
+    tokenizer = make_tokenizer(corpus, checkpoint, options.vocab_size, train.seed)
     config = P5Config(
         vocab_size=len(tokenizer),
         d_model=options.d_model,
@@ -247,11 +198,16 @@ def build(
         whole_word_embeddings=options.whole_word_embeddings,
         tie_lm_head=options.tie_lm_head,
     )
-    model = build_model(config, options.model_name_or_path)
-    model.resize_vocabulary(len(tokenizer))
-    model.set_word_starts(word_starts(tokenizer, codes))
+    model = make_model(config, tokenizer, corpus.catalogue.codes, checkpoint)
     words = WordTokenizer(tokenizer)
-    return model, words, mix(words.encode)
+    mixture = Mixture(
+        corpus,
+        words.encode,
+        tokens_per_batch=train.tokens_per_batch,
+        batches_per_step=train.batches_per_step * processes,
+        seed=train.seed,
+    )
+    return model, words, mixture
 
 
 def describe(
@@ -313,6 +269,14 @@ class Loop:
         self.plain_model, self.collate, self.mixture = model, collate, mixture
         self.evaluator, self.corpus = evaluator, corpus
         self.progress = Progress()
+        train = self.options
+        epoch = len(mixture.epoch(0).steps)
+        self.schedule = Schedule(
+            steps=most_steps(train.max_train_steps, train.num_train_epochs, epoch),
+            minutes=train.max_train_minutes,
+            rate=train.learning_rate,
+            warmup=train.warmup_ratio,
+        )
         groups: list[dict[str, Any]] = [
             {"params": [p for p in model.parameters() if p.dim() > 1]},
             {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
@@ -345,7 +309,6 @@ class Loop:
             self.accelerator.load_state(str(newest))
             self.accelerator.print(f"going on from {newest}, step {self.progress.step:,}")
         self.began = time.monotonic() - self.progress.seconds
-        self.total_steps = self._total_steps()
         self.bar = self._bar()
         for batches in self._batches():
             if self._finished():
@@ -373,34 +336,17 @@ class Loop:
             while step := [batch for _, batch in zip(count, loader, strict=False)]:
                 yield step
 
-    def _total_steps(self) -> float:
-        """How many steps the limits in steps and epochs allow."""
-        total = math.inf if self.options.max_train_steps is None else self.options.max_train_steps
-        if self.options.num_train_epochs is not None:
-            steps = len(self.mixture.epoch(0).steps)
-            total = min(total, max(round(self.options.num_train_epochs * steps), 1))
-        return total
-
     def _share(self) -> float:
         """How much of the run is over, 0 to 1; the same in all processes."""
         self.progress.seconds = time.monotonic() - self.began
-        share = self.progress.step / self.total_steps
-        if self.options.max_train_minutes is not None:
-            share = max(share, self.progress.seconds / (60 * self.options.max_train_minutes))
-            if self.accelerator.num_processes > 1:
-                share = broadcast_object_list([share])[0]
-        return min(share, 1.0)
-
-    def _rate(self, share: float) -> float:
-        """Linear warm-up, then linear decay to zero."""
-        warmup = self.options.warmup_ratio
-        factor = share / warmup if share < warmup else (1 - share) / (1 - warmup)
-        # The first step of a run would otherwise have no rate at all.
-        return self.options.learning_rate * max(factor, 1e-3)
+        share = self.schedule.share(self.progress)
+        if self.schedule.minutes is not None and self.accelerator.num_processes > 1:
+            share = broadcast_object_list([share])[0]
+        return share
 
     def _step(self, batches: Sequence[Batch]) -> None:
         self.model.train()
-        rate = self._rate(self._share())
+        rate = self.schedule.learning_rate(self._share())
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batches = [{n: t.to(self.accelerator.device) for n, t in b.items()} for b in batches]
@@ -450,7 +396,7 @@ class Loop:
         if self.options.max_train_minutes is not None:
             form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
             return tqdm(total=100, disable=hidden, bar_format=form, desc="training")
-        return tqdm(total=self.total_steps, disable=hidden, desc="training")
+        return tqdm(total=self.schedule.steps, disable=hidden, desc="training")
 
     def _show(self, share: float, rate: float) -> None:
         """Every 20 steps moves the bar and shows and logs the losses by task."""
@@ -502,9 +448,7 @@ class Loop:
                 known = ", ".join(sorted(means))
                 raise ValueError(f"--metric_for_best_model {wanted}: validation has {known}")
             value = -means[wanted] if wanted.endswith(("rmse", "mae")) else means[wanted]
-            progress.waited += 1
-            if math.isnan(progress.best) or value > progress.best:
-                progress.best, progress.best_step, progress.waited = value, progress.step, 0
+            if progress.judge(value):
                 self.folder.save_best(self.plain_model)
             firsts = {f"{task.name}/{task.metric[0]}" for task in self.mixture.tasks}
             shown = [f"{n} {means[n]:.4f}" for n in means if n == wanted or n in firsts]
@@ -532,37 +476,20 @@ class Loop:
         if self.accelerator.is_main_process:
             self.folder.keep_checkpoint(fresh)
 
+    def facts(self) -> dict[str, Any]:
+        """What the report says of the run."""
+        return {
+            "seed": self.options.seed,
+            "steps": self.progress.step,
+            "best_step": self.progress.best_step,
+            "minutes": round(self.progress.seconds / 60, 2),
+            "processes": self.accelerator.num_processes,
+        }
+
     def best_templates(self) -> dict[str, list[str]]:
         """For each task its seen templates, best on validation first."""
         judged = self._judge(("item", "rating", "text"), self.options.eval_examples)
         return best_templates(judged, self.mixture.tasks, self.corpus.templates)
-
-
-def report(
-    arguments: Arguments, corpus: Corpus, evaluator: Evaluator, progress: Progress, processes: int
-) -> dict[str, Any]:
-    """The test metrics of all templates, with baselines and protocol: metrics.json."""
-    tasks = [task for task, _ in corpus.tasks]
-    protocol = {
-        "dataset": corpus.name,
-        "split": "leave one out per user: last item test, second last validation",
-        "ties": "equal timestamps keep file order",
-        "ranking": "whole catalogue, beam search constrained to it",
-        "seen_items": f"excluded; kept where a metric ends with {KEEP_SEEN}",
-        "item_ids": arguments.data.item_ids,
-        "beams": arguments.predict.beams,
-        "seed": arguments.train.seed,
-        "steps": progress.step,
-        "best_step": progress.best_step,
-        "minutes": round(progress.seconds / 60, 2),
-        "processes": processes,
-        "audit": audit(corpus.split),
-    }
-    return {
-        "protocol": protocol,
-        "test": evaluator.evaluate(tasks, corpus.templates, "test"),
-        "baselines": baselines(corpus.split, tasks, len(corpus.catalogue)),
-    }
 
 
 def show_recommendations(arguments: Arguments) -> None:

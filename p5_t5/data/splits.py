@@ -71,7 +71,9 @@ class Split:
         users, _ = self.positions("train")
         items, ends = self.histories.items, self.histories.offsets[1:]
         own = items[self.rows("train")]
-        return (own == items[ends - 1][users]) | (own == items[ends - 2][users])
+        last, before = items[ends - 1][users], items[ends - 2][users]
+        again: npt.NDArray[np.bool_] = (own == last) | (own == before)
+        return again
 
     def train_histories(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         """Training interactions only, as (offsets, items): all that item codes may learn from."""

@@ -169,10 +169,14 @@ class P5ForConditionalGeneration(_Initialised, T5ForConditionalGeneration):
             table[: len(starts)] = torch.from_numpy(starts)
 
     def resize_vocabulary(self, size: int) -> None:
-        """Makes room for added tokens; new rows are drawn as the configuration says."""
-        if size <= self.config.vocab_size:
+        """Makes room for added tokens; new rows are drawn as widely as the old ones lie."""
+        old = self.config.vocab_size
+        if size <= old:
             return
         self.resize_token_embeddings(size, mean_resizing=False)
+        with torch.no_grad():
+            for weight in (self.shared.weight, self.lm_head.weight):
+                weight[old:].normal_(std=float(weight[:old].std()))
         if isinstance(self.encoder, P5Encoder):
             starts = torch.zeros(size, dtype=torch.bool, device=self.device)
             self.encoder.whole_words.starts = starts

@@ -14,12 +14,12 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 
-from p5_t5.data.splits import Split
-from p5_t5.prompting.prompter import Prompt, Prompter
+from p5_t5.prompting.corpus import Corpus
+from p5_t5.prompting.prompter import Prompt
 from p5_t5.prompting.tasks import Task
 from p5_t5.prompting.templates import PromptTemplate
 
-Encode = Callable[[str], list[int]]
+Encode = Callable[[str], Sequence[Any]]
 
 # How many steps' examples are sorted by length together: enough for little padding, few enough for
 # chance.
@@ -46,11 +46,8 @@ class Mixture:
 
     def __init__(
         self,
-        split: Split,
-        prompter: Prompter,
+        corpus: Corpus,
         encode: Encode,
-        tasks: Sequence[tuple[Task, float]],
-        templates: Sequence[PromptTemplate],
         *,
         tokens_per_batch: int,
         batches_per_step: int,
@@ -59,11 +56,8 @@ class Mixture:
         """Finds the examples of each task and measures the templates.
 
         Args:
-            split: the data.
-            prompter: renders prompts.
+            corpus: data, prompts and shares; held-out templates are never drawn.
             encode: text to token ids, ``</s>`` included.
-            tasks: each task with its share of the examples.
-            templates: all usable templates; held-out ones are never drawn.
             tokens_per_batch: a batch holds at most so many tokens, padding included.
             batches_per_step: so many batches make one step, over all processes.
             seed: of the plan.
@@ -71,16 +65,16 @@ class Mixture:
         Raises:
             ValueError: a task has no template or no training example, or no share is above 0.
         """
-        self._split, self._prompter, self._encode = split, prompter, encode
+        self._split, self._prompter, self._encode = corpus.split, corpus.prompter, encode
         self._tokens_per_batch, self._batches_per_step = tokens_per_batch, batches_per_step
         self._seed = seed
-        self.tasks = [task for task, share in tasks if share > 0]
+        self.tasks = [task for task, share in corpus.tasks if share > 0]
         if not self.tasks:
             raise ValueError("no task has a share above 0")
-        shares = np.array([share for _, share in tasks if share > 0], dtype=float)
+        shares = np.array([share for _, share in corpus.tasks if share > 0], dtype=float)
         self.shares = shares / shares.sum()
-        self._templates = [self._seen(task, templates) for task in self.tasks]
-        self._rows = [task.examples(split, "train") for task in self.tasks]
+        self._templates = [self._seen(task, corpus.templates) for task in self.tasks]
+        self._rows = [task.examples(self._split, "train") for task in self.tasks]
         for task, (users, _) in zip(self.tasks, self._rows, strict=True):
             if len(users) == 0:
                 raise ValueError(f"the data set has no training example for the task {task.name!r}")

@@ -16,6 +16,7 @@ from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.item_ids import ItemCodes
 from p5_t5.data.splits import Split, leave_one_out
 from p5_t5.data.tables import Tables, check_tables, read_tables
+from p5_t5.prompting.corpus import Corpus
 from p5_t5.prompting.mixture import Epoch, Mixture
 from p5_t5.prompting.prompter import Prompter, PromptSettings
 from p5_t5.prompting.tasks import TASKS, read_prompts, usable
@@ -56,12 +57,19 @@ def mixture(
 ) -> Mixture:
     split, prompter = world
     kept, _ = usable(read_prompts(), prompter.available(split.histories, split.texts))
+    corpus = Corpus(
+        name="made",
+        split=split,
+        catalogue=prompter.catalogue,
+        prompter=prompter,
+        templates=list(kept.values()) if templates is None else templates,
+        tasks=[(TASKS[name], share) for name, share in (shares or SHARES).items()],
+        ratings=[],
+        notes=[],
+    )
     return Mixture(
-        split,
-        prompter,
+        corpus,
         encode,
-        [(TASKS[name], share) for name, share in (shares or SHARES).items()],
-        list(kept.values()) if templates is None else templates,
         tokens_per_batch=tokens,
         batches_per_step=batches,
         seed=seed,
