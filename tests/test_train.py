@@ -22,14 +22,7 @@ RESUMABLE = (*SMALL, "--max_train_steps=40", "--save_steps=4", "--tasks", "seque
 
 
 def test_the_run_says_what_it_does(toy: Path, tmp_path: Path) -> None:
-    own = tmp_path / "own.json"
-    template = {
-        "id": "mine",
-        "answer": "next_item",
-        "source": "{history} | what is next for {user_name} ?",
-        "target": "{item}",
-    }
-    own.write_text(json.dumps({"family": "sequential", "templates": [template]}))
+    own = REPOSITORY / "examples" / "own_prompt.json"
     output = tmp_path / "model"
     done = run_train(
         f"--dataset={toy}", f"--output_dir={output}", f"--prompts={own}", "--max_train_steps=6",
@@ -40,10 +33,10 @@ def test_the_run_says_what_it_does(toy: Path, tmp_path: Path) -> None:
     assert "| popularity" in done.stdout and "| global_mean" in done.stdout
     assert done.stdout.count("%  ") == 25  # five users with five titles each
     metrics = json.loads((output / "metrics.json").read_text())
-    assert metrics["test"]["sequential"]["mine"]["n"] == 200
+    assert metrics["test"]["sequential"]["postcard"]["n"] == 200
     assert metrics["protocol"]["item_ids"] == "collaborative"
     saved = json.loads((output / "prompts" / "sequential.json").read_text())
-    assert "mine" in {t["id"] for t in saved["templates"]}
+    assert "postcard" in {t["id"] for t in saved["templates"]}
     assert any(tmp_path.glob("model.run/**/events.out.tfevents*"))
     assert not list(tmp_path.glob("model.run/checkpoints/*"))
 
