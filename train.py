@@ -45,7 +45,7 @@ from p5_t5.prompting.prompter import PromptSettings
 from p5_t5.schedule import Progress, Schedule, most_steps
 
 # Without a limit a run ends at the first of these two.
-DEFAULT_MINUTES, DEFAULT_EPOCHS = 10.0, 8.0
+DEFAULT_MINUTES, DEFAULT_EPOCHS = 9.0, 8.0
 Batch = Mapping[str, torch.Tensor]
 
 
@@ -450,8 +450,14 @@ class Loop:
             value = -means[wanted] if wanted.endswith(("rmse", "mae")) else means[wanted]
             if progress.judge(value):
                 self.folder.save_best(self.plain_model)
-            firsts = {f"{task.name}/{task.metric[0]}" for task in self.mixture.tasks}
-            shown = [f"{n} {means[n]:.4f}" for n in means if n == wanted or n in firsts]
+            shown = [
+                f"{task.name}/{name} {means[f'{task.name}/{name}']:.4f} "
+                f"(by template {min(values):.4f} to {max(values):.4f})"
+                for task in self.mixture.tasks
+                if task.name in found
+                for name in [task.metric[0]]
+                for values in [[row[name] for row in found[task.name].values()]]
+            ]
             minutes = f"{progress.seconds / 60:.1f} min"
             self.bar.write(f"step {progress.step:,} ({minutes}): validation {', '.join(shown)}")
             log = {f"validation/{name}": value for name, value in means.items()}

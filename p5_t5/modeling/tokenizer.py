@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import string
+import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Tokenizer
 from transformers.tokenization_utils_base import AddedToken
 
 from p5_t5.data.item_ids import ItemCodes
+
+# Pieces are at most so long, and are sought among so many candidates from so many words.
+_LONGEST_PIECE, _SEEDS, _SEED_WORDS = 16, 200_000, 100_000
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
@@ -31,11 +36,43 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         texts: training text; words of item tokens are best left out of it.
         vocab_size: at most so many pieces, before T5's 100 sentinels.
     """
-    model = io.BytesIO()
     alphabet = [" ".join(string.digits + string.ascii_letters + string.punctuation)] * 3
+    lines = [*texts, *alphabet]
+    model = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        seeds = Path(folder) / "seeds.tsv"
+        seeds.write_text(_seeds(lines), encoding="utf-8")
+        _train(lines, str(seeds), vocab_size, model)
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))]
+    vocabulary += [(f"<extra_id_{i}>", 0.0) for i in range(99, -1, -1)]
+    return T5Tokenizer(vocab=vocabulary, extra_ids=100)
+
+
+def _seeds(lines: Sequence[str]) -> str:
+    """Candidates for pieces, one a line with its weight.
+
+    Left alone, sentencepiece takes only what occurs in two different words, however often: "is"
+    would be two pieces in a corpus of few words, and so would most words of a prompt.
+    """
+    words = Counter(word for line in lines for word in line.split())
+    counts: Counter[str] = Counter()
+    for word, count in words.most_common(_SEED_WORDS):
+        marked = f"▁{word}"
+        for begin in range(len(marked)):
+            for end in range(begin + 1, min(len(marked), begin + _LONGEST_PIECE) + 1):
+                counts[marked[begin:end]] += count
+    weighted = [(piece, count * len(piece)) for piece, count in counts.items() if count > 1]
+    weighted.sort(key=lambda pair: (-pair[1], pair[0]))
+    return "".join(f"{piece}\t{weight}\n" for piece, weight in weighted[:_SEEDS])
+
+
+def _train(lines: Sequence[str], seeds: str, vocab_size: int, model: io.BytesIO) -> None:
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=chain(texts, alphabet),
+        sentence_iterator=iter(lines),
         model_writer=model,
+        seed_sentencepieces_file=seeds,
+        max_sentencepiece_length=_LONGEST_PIECE,
         vocab_size=vocab_size,
         model_type="unigram",
         character_coverage=1.0,
@@ -48,10 +85,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         num_threads=1,
         minloglevel=2,
     )
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))]
-    vocabulary += [(f"<extra_id_{i}>", 0.0) for i in range(99, -1, -1)]
-    return T5Tokenizer(vocab=vocabulary, extra_ids=100)
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:

@@ -152,7 +152,7 @@ def _size(split: Split, catalogue: Catalogue) -> list[str]:
 def _impossible(task: Task, split: Split, templates: Sequence[PromptTemplate]) -> str | None:
     """Why a data set can't teach a task."""
     if not len(task.examples(split, "train")[0]):
-        return f"no training interaction has a {task.needs or 'history before it'}"
+        return f"no training interaction has any {task.needs or 'history before it'}"
     if not any(t.family == task.name and not t.heldout for t in templates):
         return "no template for training can be filled"
     return None

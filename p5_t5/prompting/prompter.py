@@ -30,7 +30,7 @@ class PromptSettings:
 
     max_history: int = 50
     recent: int = 5
-    max_recent: int = 20
+    max_recent: int = 50
     like_threshold: float = 4.0
 
 

@@ -160,3 +160,14 @@ def test_the_collator_pads_each_side_with_its_own_value() -> None:
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch["labels"].tolist() == [[7, 1, -100, -100], [9, 9, 9, 1]]
     assert batch["task"].tolist() == [0, 2]
+
+
+def test_a_frequent_word_is_one_piece_in_a_corpus_of_few_words() -> None:
+    """Sentencepiece alone would cut "is": no other word begins like it."""
+    tokenizer = train_tokenizer(["this is a film , and so is that"] * 200, 300)
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer("that is a film , and this")["input_ids"])
+    assert pieces == ["▁that", "▁is", "▁a", "▁film", "▁,", "▁and", "▁this", "</s>"]
+
+
+def test_the_same_texts_give_the_same_pieces() -> None:
+    assert compact().get_vocab() == compact().get_vocab()
