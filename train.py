@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,8 +31,10 @@ import p5_t5  # noqa: F401 - registers the pipeline
 from p5_t5.arguments import DataArguments, ModelArguments, PredictArguments, TrainArguments
 from p5_t5.artifact import Knowledge, save_artifact
 from p5_t5.checkpoints import RunFolder
-from p5_t5.evaluation.evaluator import KEEP_SEEN, Evaluator, Metrics, best_templates
+from p5_t5.data.sources import find_dataset
+from p5_t5.evaluation.evaluator import Evaluator
 from p5_t5.evaluation.report import final_report
+from p5_t5.evaluation.validation import Validation
 from p5_t5.model_card import metrics_tables, model_card, protocol_lines
 from p5_t5.modeling.assembly import make_model, make_tokenizer
 from p5_t5.modeling.collator import Collator
@@ -46,6 +47,7 @@ from p5_t5.schedule import Progress, Schedule, most_steps
 
 # Without a limit a run ends at the first of these two.
 DEFAULT_MINUTES, DEFAULT_EPOCHS = 9.0, 8.0
+HOME = Path(__file__).resolve().parent
 Batch = Mapping[str, torch.Tensor]
 
 
@@ -71,20 +73,21 @@ def main() -> None:
         arguments = read_arguments()
         accelerator = start(arguments)
         with accelerator.main_process_first():
-            folder = find_dataset(arguments.data.dataset)
+            folder = find_dataset(arguments.data.dataset, HOME / "data")
         corpus = prepare(arguments, folder)
         model, words, mixture = build(arguments, corpus, accelerator.num_processes)
         describe(accelerator, arguments, corpus, model)
-        evaluator = judge(arguments, corpus, model, words)
-        loop = Loop(arguments, accelerator, model, Collator(words), mixture, evaluator, corpus)
+        validation = judge(arguments, corpus, model, words)
+        loop = Loop(arguments, accelerator, model, Collator(words), mixture, validation)
     except ValueError as error:
         # What a user can put right is said in one line. From here on nothing is the user's.
         sys.exit(f"error: {error}")
     loop.run()
     if accelerator.is_main_process:
         print("judging every template on the test split ...", flush=True)
-        knowledge = replace(what_is_known(arguments, corpus), best_templates=loop.best_templates())
-        metrics = final_report(corpus, evaluator, loop.facts())
+        best = validation.order_templates()
+        knowledge = replace(what_is_known(arguments, corpus), best_templates=best)
+        metrics = final_report(corpus, validation.evaluator, loop.facts())
         card = model_card(corpus.name, metrics, corpus.heldout(), corpus.examples())
         save_artifact(arguments.output, model, words.tokenizer, knowledge, metrics, card)
         loop.folder.finish()
@@ -141,25 +144,6 @@ def start(arguments: Arguments) -> Accelerator:
     transformers.utils.logging.disable_progress_bar()
     set_seed(train.seed)
     return accelerator
-
-
-def find_dataset(dataset: str) -> Path:
-    """The folder of a data set; one with a preparer here is prepared on first use."""
-    home = Path(__file__).resolve().parent / "data"
-    for folder in (Path(dataset), home / dataset):
-        if folder.is_dir():
-            return folder
-    script = home / f"{dataset.replace('-', '_')}.py"
-    if not script.is_file():
-        names = sorted(path.stem.replace("_", "-") for path in home.glob("*.py"))
-        raise ValueError(
-            f"--dataset {dataset}: neither a folder nor one of the preparers under data/ "
-            f"({', '.join(names)})"
-        )
-    print(f"{dataset} is not here yet: running data/{script.name}", flush=True)
-    if subprocess.run([sys.executable, str(script)]).returncode:
-        raise ValueError(f"--dataset {dataset}: data/{script.name} failed, as it says above")
-    return home / dataset
 
 
 def prepare(arguments: Arguments, folder: Path) -> Corpus:
@@ -243,11 +227,21 @@ def what_is_known(arguments: Arguments, corpus: Corpus) -> Knowledge:
 
 def judge(
     arguments: Arguments, corpus: Corpus, model: P5ForConditionalGeneration, words: WordTokenizer
-) -> Evaluator:
-    """Makes the evaluator."""
+) -> Validation:
+    """Makes what judges the model while it is trained."""
     predictor = what_is_known(arguments, corpus).predictor(model, words.tokenizer)
     predictor.batch_size = arguments.predict.eval_batch_size
-    return Evaluator(predictor, corpus.prompter, corpus.split)
+    first, (metric, _) = corpus.tasks[0][0].name, corpus.tasks[0][0].metric
+    validation = Validation(
+        evaluator=Evaluator(predictor, corpus.prompter, corpus.split),
+        corpus=corpus,
+        at_most=arguments.train.eval_examples,
+        keep_seen=arguments.predict.keep_seen,
+        metric=arguments.train.metric_for_best_model or f"{first}/{metric}",
+    )
+    # A metric that isn't there is better found now than after the first minutes.
+    validation.value(replace(validation, at_most=2).run())
+    return validation
 
 
 class Loop:
@@ -260,14 +254,12 @@ class Loop:
         model: P5ForConditionalGeneration,
         collate: Collator,
         mixture: Mixture,
-        evaluator: Evaluator,
-        corpus: Corpus,
+        validation: Validation,
     ) -> None:
         """Prepares model and optimiser, and looks for an earlier run."""
         self.options, self.accelerator = arguments.train, accelerator
-        self.mark = KEEP_SEEN if arguments.predict.keep_seen else ""
         self.plain_model, self.collate, self.mixture = model, collate, mixture
-        self.evaluator, self.corpus = evaluator, corpus
+        self.validation = validation
         self.progress = Progress()
         train = self.options
         epoch = len(mixture.epoch(0).steps)
@@ -281,8 +273,10 @@ class Loop:
             {"params": [p for p in model.parameters() if p.dim() > 1]},
             {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
         ]
-        decay = self.options.weight_decay
-        optimizer = torch.optim.AdamW(groups, weight_decay=decay, fused=True)
+        # The large gradients of the first steps must be forgotten within a run of 2,000 steps.
+        optimizer = torch.optim.AdamW(
+            groups, betas=(0.9, 0.98), weight_decay=self.options.weight_decay, fused=True
+        )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         accelerator.register_for_checkpointing(self.progress)
         self.sums = torch.zeros(len(mixture.tasks), 2, device=accelerator.device)
@@ -291,7 +285,7 @@ class Loop:
         free = ("output_dir", "save_steps", "save_total_limit", "resume", "overwrite", "report_to")
         fixed = {k: v for k, v in asdict(arguments.train).items() if k not in free}
         settings = fixed | asdict(arguments.data) | asdict(arguments.model)
-        settings |= {"keep_seen": bool(self.mark), "processes": accelerator.num_processes}
+        settings |= {"keep_seen": validation.keep_seen, "processes": accelerator.num_processes}
         path = arguments.output.with_name(f"{arguments.output.name}.run")
         self.folder = RunFolder(path, settings, self.options.save_total_limit)
         self.folder.check(self.options.resume, self.options.overwrite)
@@ -416,50 +410,17 @@ class Loop:
         log = {f"loss/{name}": value for name, value in losses.items()} | {"learning_rate": rate}
         self.accelerator.log(log, step=self.progress.step)
 
-    def _judge(self, forms: Sequence[str], at_most: int | None) -> dict[str, dict[str, Metrics]]:
-        """Validation metrics of the seen templates, for tasks with these forms of answer."""
-        found = self.evaluator.evaluate(
-            [task for task in self.mixture.tasks if task.form in forms],
-            [template for template in self.corpus.templates if not template.heldout],
-            "validation",
-            at_most=at_most,
-            keep_seen=(bool(self.mark),),
-        )
-        return {
-            task: {
-                id_: {name.removesuffix(KEEP_SEEN): value for name, value in row.items()}
-                for id_, row in rows.items()
-            }
-            for task, rows in found.items()
-        }
-
     def _validate(self) -> None:
         """Judges the model; keeps its weights if it is the best so far."""
         progress = self.progress
         if self.accelerator.is_main_process:
-            found = self._judge(("item", "rating"), self.options.eval_examples)
-            means = {
-                f"{task}/{name}": float(np.mean([row[name] for row in rows.values()]))
-                for task, rows in found.items()
-                for name in next(iter(rows.values()))
-            }
-            wanted = self.options.metric_for_best_model
-            if wanted not in means:
-                known = ", ".join(sorted(means))
-                raise ValueError(f"--metric_for_best_model {wanted}: validation has {known}")
-            value = -means[wanted] if wanted.endswith(("rmse", "mae")) else means[wanted]
-            if progress.judge(value):
+            found = self.validation.run()
+            if progress.judge(self.validation.value(found)):
                 self.folder.save_best(self.plain_model)
-            shown = [
-                f"{task.name}/{name} {means[f'{task.name}/{name}']:.4f} "
-                f"(by template {min(values):.4f} to {max(values):.4f})"
-                for task in self.mixture.tasks
-                if task.name in found
-                for name in [task.metric[0]]
-                for values in [[row[name] for row in found[task.name].values()]]
-            ]
             minutes = f"{progress.seconds / 60:.1f} min"
-            self.bar.write(f"step {progress.step:,} ({minutes}): validation {', '.join(shown)}")
+            line = self.validation.line(found)
+            self.bar.write(f"step {progress.step:,} ({minutes}): validation {line}")
+            means = self.validation.means(found)
             log = {f"validation/{name}": value for name, value in means.items()}
             self.accelerator.log(log, step=progress.step)
         if self.accelerator.num_processes > 1:
@@ -491,11 +452,6 @@ class Loop:
             "minutes": round(self.progress.seconds / 60, 2),
             "processes": self.accelerator.num_processes,
         }
-
-    def best_templates(self) -> dict[str, list[str]]:
-        """For each task its seen templates, best on validation first."""
-        judged = self._judge(("item", "rating", "text"), self.options.eval_examples)
-        return best_templates(judged, self.mixture.tasks, self.corpus.templates)
 
 
 def show_recommendations(arguments: Arguments) -> None:

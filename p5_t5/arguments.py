@@ -18,7 +18,7 @@ class DataArguments:
         metadata={"help": "files or folders of templates to add to, or put in the place of, ours"},
     )
     tasks: list[str] = field(
-        default_factory=lambda: ["sequential=5", "rating=4", "explanation=1"],
+        default_factory=lambda: ["sequential=5", "rating=6", "explanation=1"],
         metadata={"help": "tasks with their shares of the training examples, as NAME=SHARE"},
     )
     item_ids: str = field(
@@ -115,9 +115,12 @@ class TrainArguments:
     seed: int = field(default=42, metadata={"help": "seed of everything that is random"})
     evaluations: int = field(default=8, metadata={"help": "validations during the run"})
     eval_examples: int = field(default=500, metadata={"help": "validation examples of each task"})
-    metric_for_best_model: str = field(
-        default="sequential/ndcg@10",
-        metadata={"help": "TASK/METRIC on validation, mean over the seen templates"},
+    metric_for_best_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "TASK/METRIC on validation, mean over the seen templates; that of the first "
+            "task if unset (sequential/ndcg@10)"
+        },
     )
     early_stopping_patience: int = field(
         default=4,

@@ -75,6 +75,7 @@ def beam_search(
     given: Sequence[Sequence[int]] | None = None,
     allowed: torch.Tensor | None = None,
     over_vocabulary: bool = False,
+    states: torch.Tensor | None = None,
 ) -> Ranking:
     """Finds the k most probable items of each request.
 
@@ -88,6 +89,8 @@ def beam_search(
         given: tokens that each answer starts with, read before the search.
         allowed: True where an item may be named, shape (requests, items).
         over_vocabulary: score over all tokens instead of the legal ones.
+        states: the encoder's last states, shape (requests, length, d_model), where they are known;
+            ``input_ids`` are not read then.
 
     Raises:
         ValueError: a request allows no item at all, or k is below 1.
@@ -96,7 +99,8 @@ def beam_search(
         raise ValueError(f"k must be at least 1, not {k}")
     requests = len(input_ids)
     counts = _running_counts(trie, allowed, requests)
-    states = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)[0]
+    if states is None:
+        states = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)[0]
     decoder = TreeDecoder(model, states, attention_mask)
     hidden, positions, sees = _read_start(model, decoder, given, requests)
     live = _Beams(

@@ -8,6 +8,8 @@ nothing is copied when beams are chosen or dropped.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch.nn import functional
 from transformers import T5ForConditionalGeneration
@@ -83,6 +85,20 @@ class TreeDecoder:
         self.store = fresh
         states: torch.Tensor = self.decoder.final_layer_norm(hidden)
         return states
+
+    def branch(self, columns: torch.Tensor) -> TreeDecoder:
+        """A second decoder that remembers only some of the tokens read so far.
+
+        Neither sees what the other reads from now on. The cross-attention is shared, so what a
+        branch costs is the keys and values of the tokens that it takes along.
+
+        Args:
+            columns: which tokens, counted in the order of reading, shape (kept,).
+        """
+        other = copy.copy(self)
+        other.store = [(keys[:, :, columns], values[:, :, columns]) for keys, values in self.store]
+        other.positions = self.positions[:, columns]
+        return other
 
     def _bias(self, positions: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """T5's relative position bias by depth, and what is invisible masked out.

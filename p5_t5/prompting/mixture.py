@@ -158,7 +158,8 @@ class Mixture:
         cut = np.zeros_like(kept)
         if "recent" in template.slots:
             cut = draws % (np.minimum(kept, settings.max_recent) + 1)
-        return (kept - cut if "history" in template.slots else np.zeros_like(kept)), cut
+        listed = bool(template.slots & {"history", "latest"})
+        return (kept - cut if listed else np.zeros_like(kept)), cut
 
     def _measure(self, t: int, template: PromptTemplate) -> tuple[float, float, float]:
         """Tokens of a template without its list of items, source and target, and of one item."""

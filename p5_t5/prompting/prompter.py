@@ -84,7 +84,7 @@ class Prompter:
 
     def available(self, histories: Histories, texts: Mapping[str, object]) -> frozenset[str]:
         """The slots that a data set can fill; ``texts`` are its text columns."""
-        slots = {"user", "item", "history", "recent", *self._columns, *texts}
+        slots = {"user", "item", "history", "latest", "recent", *self._columns, *texts}
         slots |= {f"user_{column}" for column in histories.profiles}
         if histories.has_ratings:
             slots |= {"rating", "average_rating"}
@@ -149,9 +149,11 @@ class Prompter:
         self, slot: str, template: PromptTemplate, state: UserState, asked: Asked, cut: int
     ) -> str | None:
         """The text of one slot, ``None`` where it is not known."""
-        if slot == "history" or slot == "recent":
+        if slot in ("history", "latest", "recent"):
             kept = state.items[max(len(state.items) - self.settings.max_history, 0) :]
-            part = kept[: len(kept) - cut] if slot == "history" else kept[len(kept) - cut :]
+            part = kept[len(kept) - cut :] if slot == "recent" else kept[: len(kept) - cut]
+            if slot == "latest":
+                part = part[::-1]
             return template.separator.join([self._codes[i] for i in part.tolist()])
         if slot in _USER_SLOTS:
             return _USER_SLOTS[slot](self, state)

@@ -88,7 +88,7 @@ class Task:
 SEQUENTIAL = Task(
     family=Family(
         name="sequential",
-        slots=_USER_SLOTS | {"history", "recent", "item"},
+        slots=_USER_SLOTS | {"history", "latest", "recent", "item"},
         answers={"next_item": "item"},
         open_slots=("user_",),
     ),
@@ -100,7 +100,7 @@ SEQUENTIAL = Task(
 RATING = Task(
     family=Family(
         name="rating",
-        slots=_USER_SLOTS | _ITEM_SLOTS | {"history", "rating"},
+        slots=_USER_SLOTS | _ITEM_SLOTS | {"history", "latest", "rating"},
         answers={"stars": "rating"},
     ),
     form="rating",
@@ -110,7 +110,7 @@ RATING = Task(
 EXPLANATION = Task(
     family=Family(
         name="explanation",
-        slots=_USER_SLOTS | _ITEM_SLOTS | {"history", "rating", "feature", "explanation"},
+        slots=_USER_SLOTS | _ITEM_SLOTS | {"history", "latest", "rating", "feature", "explanation"},
         answers={"sentence": "explanation"},
     ),
     form="text",

@@ -56,7 +56,7 @@ class Family:
 
 # Slots whose value is made of item codes. A code is always a word of its own, so that it is cut
 # into the same tokens wherever it stands.
-CODE_SLOTS = frozenset({"item", "history", "recent"})
+CODE_SLOTS = frozenset({"item", "history", "latest", "recent"})
 
 
 @dataclass(frozen=True)
