@@ -325,7 +325,16 @@ class Loop:
             own = [batch for step in epoch.steps[skip:] for batch in step[index::processes]]
             skip = 0
             examples: Any = epoch.examples
-            loader = iter(DataLoader(examples, batch_sampler=own, collate_fn=self.collate))
+            # A loader draws a seed when it starts; from the global generator that would shift all
+            # dropout after a resumption.
+            loader = iter(
+                DataLoader(
+                    examples,
+                    batch_sampler=own,
+                    collate_fn=self.collate,
+                    generator=torch.Generator(),
+                )
+            )
             count = range(self.options.batches_per_step)
             while step := [batch for _, batch in zip(count, loader, strict=False)]:
                 yield step

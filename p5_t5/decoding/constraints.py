@@ -109,7 +109,7 @@ class CatalogueFilters:
             ValueError: the catalogue has no prices.
         """
         return self._mask(
-            ("price below", float(value)), lambda: self._column("price").fill_nan(None) < value
+            ("price below", float(value)), lambda: self._column("price") < value
         )
 
     def column_equals(self, column: str, value: str | float | bool) -> torch.Tensor:

@@ -19,6 +19,9 @@ from p5_t5.decoding.beam_search import TrieTensors, _ends, _logits, _read_start
 from p5_t5.decoding.tree_decoder import TreeDecoder
 
 _NEVER = float("-inf")
+# Nodes of one chunk are keys to each other, if masked ones: a wide chunk of a single request would
+# spend most of its time on pairs that don't see each other.
+_WIDEST = 128
 
 
 @torch.no_grad()
@@ -41,8 +44,8 @@ def exact_scores(
         attention_mask: shape (requests, length).
         given: tokens that each answer starts with, read before the first token of a code.
         over_vocabulary: score over all tokens instead of the legal ones.
-        nodes_per_chunk: how many nodes are read at once, counted over all requests; at least one
-            node a request is read. It changes time and memory, and no score.
+        nodes_per_chunk: at most how many nodes are read at once, counted over all requests, except
+            that one node a request always is. It changes time and memory, and no score.
 
     Returns:
         Shape (requests, items). Their exponentials sum to one, unless ``over_vocabulary``.
@@ -64,7 +67,7 @@ def exact_scores(
         decoder=decoder,
     )
     scores = torch.full((requests, len(trie.trie)), _NEVER, device=device)
-    width = max(1, nodes_per_chunk // requests)
+    width = min(max(1, nodes_per_chunk // requests), _WIDEST)
     _Walk(model, trie, positions, sees, over_vocabulary, width, scores).below(root, 0)
     return scores
 

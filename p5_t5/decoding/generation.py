@@ -196,11 +196,14 @@ class TrieLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         """
         node = _walk(self.trie, input_ids[:, self.prefix_length :])
         row, child = self._children(node)
-        legal = torch.zeros_like(scores, dtype=torch.bool)
-        legal[row, self.trie.token[child]] = True
-        legal[:, self.end] |= ~legal.any(dim=1)
-        legal[:, self.pad] |= _is_leaf(self.trie, node)
-        return scores.masked_fill(~legal, float("-inf"))
+        over = (row.bincount(minlength=len(node)) == 0).nonzero()[:, 0]
+        closed = _is_leaf(self.trie, node).nonzero()[:, 0]
+        row = torch.cat([row, over, closed])
+        ends = [torch.full_like(over, self.end), torch.full_like(closed, self.pad)]
+        token = torch.cat([self.trie.token[child], *ends])
+        masked = torch.full_like(scores, float("-inf"))
+        masked[row, token] = scores[row, token]
+        return masked
 
     def _children(self, node: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """All legal children of all nodes, as pairs of a sequence's row and a node."""
@@ -327,7 +330,7 @@ def _walk(trie: TrieTensors, tokens: torch.Tensor) -> torch.Tensor:
     for token in tokens[:, : trie.trie.depth].unbind(1):
         child = _last_child(trie, trie.token, node, token)
         found = (child >= trie.children[node]) & (trie.token[child] == token)
-        child = torch.where(found & (node != _OUTSIDE), child, _OUTSIDE)
+        child = torch.where(found, child, _OUTSIDE)
         node = torch.where(_is_leaf(trie, node), node, child)
     return node
 
@@ -349,8 +352,8 @@ def _last_child(
         most: shape (sequences,).
 
     Returns:
-        Nodes, the one before the first child where every value is above, shape (sequences,);
-        meaningless for ``_OUTSIDE``.
+        Nodes, the one before the first child where there is no such child, shape (sequences,).
+        ``_OUTSIDE`` has none.
     """
     low = trie.children[node]
     high = torch.where(node == _OUTSIDE, low, trie.children[node + 1])

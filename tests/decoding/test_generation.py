@@ -195,14 +195,14 @@ def test_requests_with_too_few_legal_items_are_filled_up(t5: T5ForConditionalGen
 def test_widths_may_stand_in_the_configuration(t5: T5ForConditionalGeneration) -> None:
     trie, inputs = trie_of(codes_of(4, 30)), inputs_of(4, 3)
     config = GenerationConfig(num_beams=6, num_return_sequences=5, max_new_tokens=5)
-    start = torch.tensor([[PAD, 9, 12]] * 3)
+    starts = [[9, 12], [30, 7], [7, 30]]
     theirs = t5.generate(
         **inputs, custom_generate=trie_generate, trie=trie, generation_config=config,
-        decoder_input_ids=start,
+        decoder_input_ids=torch.tensor([[PAD, *start] for start in starts]),
     )  # fmt: skip
     ours = t5.generate(
         **inputs, custom_generate=trie_generate, trie=trie, num_beams=6, num_return_sequences=5,
-        given=[[9, 12]] * 3,
+        given=starts,
     )  # fmt: skip
     assert theirs.equal(ours)
     assert (items_of(ours, trie, prefix_length=3) != NO_ITEM).all()
@@ -372,6 +372,14 @@ def test_every_code_of_a_wide_catalogue_is_found_again() -> None:
     assert (items_of(sequences[:, :-2], trie) == NO_ITEM).all()
     sequences[:, 2] += 1000
     assert (items_of(sequences, trie) == NO_ITEM).all()
+
+
+def test_a_neighbours_children_are_not_ones_own() -> None:
+    trie = trie_of([(2, 3, 7), (4, 5)])
+    sequences = torch.tensor([[PAD, 4, 3, 7, END], [PAD, 2, 5, END, PAD], [PAD, 4, 5, END, PAD]])
+    assert items_of(sequences, trie).tolist() == [NO_ITEM, NO_ITEM, 1]
+    legal = TrieLogitsProcessor(trie)(sequences[:, :3], torch.zeros(3, VOCABULARY)).isfinite()
+    assert legal.nonzero().tolist() == [[0, END], [1, END], [2, END]]
 
 
 def test_sequences_that_belong_to_no_request_are_refused() -> None:
