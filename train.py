@@ -7,6 +7,7 @@ accelerate launch train.py --help                everything that can be set
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -46,7 +47,7 @@ from p5_t5.prompting.prompter import PromptSettings
 from p5_t5.schedule import Progress, Schedule, most_steps
 
 # Without a limit a run ends at the first of these two.
-DEFAULT_MINUTES, DEFAULT_EPOCHS = 9.0, 8.0
+DEFAULT_MINUTES, DEFAULT_EPOCHS = 9.0, 5.0
 HOME = Path(__file__).resolve().parent
 Batch = Mapping[str, torch.Tensor]
 
@@ -142,6 +143,8 @@ def start(arguments: Arguments) -> Accelerator:
     datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    # Each checkpoint would say that tied tensors are stored once.
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
     set_seed(train.seed)
     return accelerator
 

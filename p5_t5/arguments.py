@@ -79,7 +79,7 @@ class ModelArguments:
 
 @dataclass
 class TrainArguments:
-    """The training loop. Without any limit it ends after nine minutes or eight epochs."""
+    """The training loop. Without any limit it ends after nine minutes or five epochs."""
 
     output_dir: str | None = field(
         default=None, metadata={"help": "the trained model's folder; outputs/<data set> if unset"}

@@ -108,9 +108,7 @@ class CatalogueFilters:
         Raises:
             ValueError: the catalogue has no prices.
         """
-        return self._mask(
-            ("price below", float(value)), lambda: self._column("price") < value
-        )
+        return self._mask(("price below", float(value)), lambda: self._column("price") < value)
 
     def column_equals(self, column: str, value: str | float | bool) -> torch.Tensor:
         """The items with a value in a column of the items table, such as a market or "in stock".

@@ -44,8 +44,8 @@ def exact_scores(
         attention_mask: shape (requests, length).
         given: tokens that each answer starts with, read before the first token of a code.
         over_vocabulary: score over all tokens instead of the legal ones.
-        nodes_per_chunk: at most how many nodes are read at once, counted over all requests, except
-            that one node a request always is. It changes time and memory, and no score.
+        nodes_per_chunk: the most nodes that are read at once, all requests together, but no fewer
+            than one a request. It changes time and memory, and no score.
 
     Returns:
         Shape (requests, items). Their exponentials sum to one, unless ``over_vocabulary``.

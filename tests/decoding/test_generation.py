@@ -165,15 +165,15 @@ def test_generate_gives_what_the_search_finds(
 def test_a_plain_call_needs_no_width_and_runs_the_encoder_once(
     model: T5ForConditionalGeneration,
 ) -> None:
-    codes = codes_of(3, 30)
-    trie, inputs = trie_of(codes), inputs_of(3, 4)
+    trie, inputs = trie_of(codes_of(3, 300)), inputs_of(3, 40)
     with counted(model.get_encoder()) as calls:
         sequences = model.generate(
-            **inputs, custom_generate=trie_generate, trie=trie, num_return_sequences=10
+            **inputs, custom_generate=trie_generate, trie=trie, num_return_sequences=2
         )
-    assert calls == [4]
-    found = beam_search(model, trie, **inputs, k=10, beams=20)
-    assert items_of(sequences, trie).equal(found.items.flatten())
+    assert calls == [40]
+    wide, narrow = (beam_search(model, trie, **inputs, k=2, beams=beams) for beams in (20, 2))
+    assert items_of(sequences, trie).equal(wide.items.flatten())
+    assert not wide.items.equal(narrow.items)
 
 
 def test_requests_with_too_few_legal_items_are_filled_up(t5: T5ForConditionalGeneration) -> None:

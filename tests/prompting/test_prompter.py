@@ -252,7 +252,8 @@ NASTY = "Film\n<item_3> & </s>\t<extra_id_0> <a_1><b_2>"
 
 
 @pytest.mark.parametrize(
-    "slot", ["title", "description", "item_studio", "liked_titles", "history_titles", "brand"]
+    "slot",
+    ["title", "description", "item_studio", "liked_titles", "history_titles", "latest", "brand"],
 )
 def test_text_of_an_item_never_becomes_a_token(slot: str) -> None:
     texts = [NASTY] * len(IDS)
@@ -305,7 +306,7 @@ def test_the_slots_that_data_can_fill() -> None:
         check_tables("bare", pl.DataFrame({"user_id": ["u"] * 3, "item_id": IDS[:3]}))
     )
     made = prompter(year=[1990] * 12)
-    always = {"user", "item", "history", "recent"}
+    always = {"user", "item", "history", "latest", "recent"}
     of_items = {"title", "categories", "item_year"}
     from_items = {"favourite_categories", "liked_titles", "history_titles"}
     from_stars = {"rating", "average_rating"}

@@ -145,7 +145,7 @@ def test_bare_interactions_leave_the_templates_that_need_no_more() -> None:
     prompter = Prompter(Catalogue(pl.DataFrame({"item_id": list("wxyz")}), codes), PromptSettings())
     kept, notes = usable(SHIPPED, prompter.available(split.histories, split.texts))
     assert {family for family, _ in kept} == {"sequential"}
-    assert all(t.slots <= {"user", "item", "history", "recent"} for t in kept.values())
+    assert all(t.slots <= {"user", "item", "history", "latest", "recent"} for t in kept.values())
     assert len(kept) + len(notes) == len(SHIPPED)
     assert any("{user_age}" in note for note in notes)
 
