@@ -98,22 +98,22 @@ def beam_search(
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     requests = len(input_ids)
-    counts = _running_counts(trie, allowed, requests)
+    counts = running_counts(trie, allowed, requests)
     if states is None:
         states = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)[0]
     decoder = TreeDecoder(model, states, attention_mask)
-    hidden, positions, sees = _read_start(model, decoder, given, requests)
+    hidden, positions, sees = read_start(model, decoder, given, requests)
     live = _Beams(
         node=torch.zeros(requests, 1, dtype=torch.long, device=model.device),
         score=torch.zeros(requests, 1, device=model.device),
-        logits_of=_logits(model, hidden, None if over_vocabulary else trie.level_tokens[0]),
+        logits_of=output_logits(model, hidden, None if over_vocabulary else trie.level_tokens[0]),
         sees=sees,
     )
     items = torch.full((requests, k), NO_ITEM, dtype=torch.long, device=model.device)
     scores = torch.full((requests, k), _NEVER, device=model.device)
     for level in range(1, trie.trie.depth + 1):
         child, score, parent = _expand(trie, live, counts, over_vocabulary)
-        done = _ends(trie, child, over_vocabulary)
+        done = settles(trie, child, over_vocabulary)
         items, scores = _merge(trie, items, scores, child, score.masked_fill(~done, _NEVER))
         score = score.masked_fill(done, _NEVER)
         best, index = score.topk(min(max(beams, k), score.shape[1]), dim=1)
@@ -133,11 +133,11 @@ def beam_search(
         depth = (positions + level)[:, None].expand(-1, width)
         hidden = decoder.read(trie.token[node].clamp(min=0), depth, sees)
         tokens = None if over_vocabulary else trie.level_tokens[level]
-        live = _Beams(node, best, _logits(model, hidden, tokens), sees)
+        live = _Beams(node, best, output_logits(model, hidden, tokens), sees)
     return Ranking(items, scores)
 
 
-def _running_counts(
+def running_counts(
     trie: TrieTensors, allowed: torch.Tensor | None, requests: int
 ) -> torch.Tensor | None:
     """How many allowed leaves stand before each leaf, shape (requests, items + 1)."""
@@ -155,7 +155,7 @@ def _running_counts(
     return torch.nn.functional.pad(leaves.cumsum(1, dtype=torch.int32), (1, 0))
 
 
-def _read_start(
+def read_start(
     model: T5ForConditionalGeneration,
     decoder: TreeDecoder,
     given: Sequence[Sequence[int]] | None,
@@ -182,7 +182,7 @@ def _read_start(
     return hidden[:, -1:], lengths - 1, sees[:, -1:]
 
 
-def _logits(
+def output_logits(
     model: T5ForConditionalGeneration, hidden: torch.Tensor, tokens: torch.Tensor | None
 ) -> torch.Tensor:
     """The output layer, for some tokens only or for all of them."""
@@ -227,7 +227,7 @@ def _expand(
     return child.flatten(1), score.flatten(1), parent.flatten(1)
 
 
-def _ends(trie: TrieTensors, node: torch.Tensor, over_vocabulary: bool) -> torch.Tensor:
+def settles(trie: TrieTensors, node: torch.Tensor, over_vocabulary: bool) -> torch.Tensor:
     """Where a node settles the item.
 
     Renormalised, a node with a single leaf is certain to reach it: the tokens that are left cost

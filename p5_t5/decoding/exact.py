@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from transformers import T5ForConditionalGeneration
 
-from p5_t5.decoding.beam_search import TrieTensors, _ends, _logits, _read_start
+from p5_t5.decoding.beam_search import TrieTensors, output_logits, read_start, settles
 from p5_t5.decoding.tree_decoder import TreeDecoder
 
 _NEVER = float("-inf")
@@ -58,7 +58,7 @@ def exact_scores(
     requests, device = len(input_ids), model.device
     states = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)[0]
     decoder = TreeDecoder(model, states, attention_mask)
-    hidden, positions, sees = _read_start(model, decoder, given, requests)
+    hidden, positions, sees = read_start(model, decoder, given, requests)
     root = _Chunk(
         node=torch.zeros(1, dtype=torch.long, device=device),
         score=torch.zeros(requests, 1, device=device),
@@ -118,7 +118,7 @@ class _Walk:
         """Scores all items below the nodes of a chunk; as deep a recursion as a code is long."""
         child, parent = _children(self.trie, chunk.node)
         score = chunk.score[:, parent] + self._steps(chunk, level, child, parent)
-        done = _ends(self.trie, child, self.over_vocabulary)
+        done = settles(self.trie, child, self.over_vocabulary)
         leaf = self.trie.leaves[child[done], 0]
         self.scores[:, self.trie.items[leaf]] = score[:, done]
         unsettled = (~done).nonzero().flatten()
@@ -132,10 +132,10 @@ class _Walk:
     ) -> torch.Tensor:
         """The log-probability of each child after its parent, shape (requests, children)."""
         if self.over_vocabulary:
-            logits = _logits(self.model, chunk.hidden, None)
+            logits = output_logits(self.model, chunk.hidden, None)
             total = logits.logsumexp(-1)
             return logits[:, parent, self.trie.token[child]] - total[:, parent]
-        logits = _logits(self.model, chunk.hidden, self.trie.level_tokens[level])
+        logits = output_logits(self.model, chunk.hidden, self.trie.level_tokens[level])
         return _among_siblings(logits[:, parent, self.trie.column[child]], parent, len(chunk.node))
 
     def _read(
@@ -194,7 +194,7 @@ def pair_scores(
     path = _path(trie, _checked(items, requests, len(trie.trie)).to(device))
     states = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)[0]
     decoder = TreeDecoder(model, states, attention_mask)
-    hidden, positions, sees = _read_start(model, decoder, given, requests)
+    hidden, positions, sees = read_start(model, decoder, given, requests)
     # The last node of a path is only chosen. Shorter paths are read past their ends, which no
     # token before the end can see.
     read = path[:, 1:-1]
@@ -211,7 +211,7 @@ def pair_scores(
     for level in range(path.shape[1] - 1):
         alive = (path[:, level + 1] >= 0).nonzero().flatten()
         child, owner = _children(trie, path[alive, level])
-        logits = _logits(model, hidden[alive, level], trie.level_tokens[level])
+        logits = output_logits(model, hidden[alive, level], trie.level_tokens[level])
         steps = _among_siblings(logits[owner, trie.column[child]], owner, len(alive))
         scores[alive] += steps[child == path[alive, level + 1][owner]]
     return scores
@@ -306,7 +306,7 @@ def _path(trie: TrieTensors, items: torch.Tensor) -> torch.Tensor:
     leaf = leaf_of[items]
     path = [torch.zeros_like(items)]
     for level in range(1, trie.trie.depth + 1):
-        settled = (path[-1] < 0) | _ends(trie, path[-1], False)
+        settled = (path[-1] < 0) | settles(trie, path[-1], False)
         if bool(settled.all()):
             break
         begin, end = int(trie.trie.levels[level]), int(trie.trie.levels[level + 1])

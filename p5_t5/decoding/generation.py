@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
-from p5_t5.decoding.beam_search import NO_ITEM, TrieTensors, _running_counts, beam_search
+from p5_t5.decoding.beam_search import NO_ITEM, TrieTensors, beam_search, running_counts
 
 # The width of a search where the caller names none.
 BEAMS = 20
@@ -32,7 +32,7 @@ _OUTSIDE = -1
 
 
 @dataclass
-class ItemOutput(GenerateBeamEncoderDecoderOutput):  # type: ignore[misc]
+class ItemOutput(GenerateBeamEncoderDecoderOutput):
     """What ``generate`` returns with ``return_dict_in_generate``.
 
     Attributes:
@@ -144,7 +144,7 @@ def items_of(sequences: torch.Tensor, trie: TrieTensors, prefix_length: int = 1)
     return torch.where(_is_leaf(trie, node), trie.items[trie.leaves[node, 0]], NO_ITEM)
 
 
-class TrieLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
+class TrieLogitsProcessor(LogitsProcessor):
     """Leaves only tokens that lead to an item, for any way of decoding and any model.
 
     Scores are masked and not renormalised: beam search reports log-probabilities over the whole
@@ -179,7 +179,7 @@ class TrieLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         self.pad = pad_token_id
         self.end = int(trie.token[-1])  # a node of the last level closes a code
         self.requests = 0 if allowed is None else len(allowed)
-        self.counts = _running_counts(trie, allowed, self.requests)
+        self.counts = running_counts(trie, allowed, self.requests)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Masks what is not legal.
