@@ -123,7 +123,7 @@ class TrainArguments:
         },
     )
     early_stopping_patience: int = field(
-        default=4,
+        default=5,
         metadata={"help": "stop after so many validations without a better one; 0: never"},
     )
     save_steps: int = field(

@@ -253,7 +253,7 @@ NASTY = "Film\n<item_3> & </s>\t<extra_id_0> <a_1><b_2>"
 
 @pytest.mark.parametrize(
     "slot",
-    ["title", "description", "item_studio", "liked_titles", "history_titles", "latest", "brand"],
+    ["title", "description", "item_studio", "liked_titles", "history_titles", "brand"],
 )
 def test_text_of_an_item_never_becomes_a_token(slot: str) -> None:
     texts = [NASTY] * len(IDS)
@@ -327,3 +327,11 @@ def test_profile_columns_and_the_name_are_slots() -> None:
     assert {"user_name", "user_age"} <= made.available(known, {})
     named = template("{user_name} is {user_age}")
     assert made.render(named, known.state(0, 1), Asked()).source == "Ann is 30"
+
+
+def test_the_latest_items_are_the_history_turned_round() -> None:
+    made = prompter(prompts=PromptSettings(max_history=3, recent=1, max_recent=3))
+    known = state([1, 2, 3, 4])
+    backwards = made.render(template("{latest}"), known, Asked()).source.split(" , ")
+    forwards = made.render(template("{history}"), known, Asked()).source.split(" , ")
+    assert backwards == forwards[::-1] and len(forwards) == 3
