@@ -77,6 +77,7 @@ def main() -> None:
             folder = find_dataset(arguments.data.dataset, HOME / "data")
         corpus = prepare(arguments, folder)
         model, words, mixture = build(arguments, corpus, accelerator.num_processes)
+        model.to(accelerator.device)
         describe(accelerator, arguments, corpus, model)
         validation = judge(arguments, corpus, model, words)
         loop = Loop(arguments, accelerator, model, Collator(words), mixture, validation)
