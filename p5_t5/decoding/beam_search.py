@@ -14,30 +14,13 @@ from dataclasses import dataclass
 import torch
 from transformers import T5ForConditionalGeneration
 
+from p5_t5.decoding.encoder import Encoded, encode
+from p5_t5.decoding.legal import LegalLeaves
 from p5_t5.decoding.tree_decoder import TreeDecoder
-from p5_t5.decoding.trie import Trie
+from p5_t5.decoding.trie import TrieTensors
 
 NO_ITEM = -1
 _NEVER = float("-inf")
-
-
-class TrieTensors:
-    """A trie on the device of a model, with the tokens that each level can ask for."""
-
-    def __init__(self, trie: Trie, device: torch.device) -> None:
-        """Copies the arrays once."""
-        self.trie = trie
-        self.token = torch.from_numpy(trie.token).long().to(device)
-        self.children = torch.from_numpy(trie.children).long().to(device)
-        self.leaves = torch.from_numpy(trie.leaves).long().to(device)
-        self.items = torch.from_numpy(trie.items).long().to(device)
-        self.level_tokens: list[torch.Tensor] = []
-        # column[n]: where node n's token stands among the tokens of its level.
-        self.column = torch.zeros_like(self.token)
-        for level in range(1, trie.depth + 1):
-            nodes = slice(int(trie.levels[level]), int(trie.levels[level + 1]))
-            tokens, self.column[nodes] = self.token[nodes].unique(return_inverse=True)
-            self.level_tokens.append(tokens)
 
 
 @dataclass(frozen=True)
@@ -57,9 +40,9 @@ class Ranking:
 class _Beams:
     """The live beams of all requests, each of shape (requests, beams)."""
 
-    node: torch.Tensor
+    node: torch.Tensor  # the root where a beam is dead
     score: torch.Tensor
-    logits_of: torch.Tensor  # (requests, beams, tokens of the next level), or all tokens
+    logits: torch.Tensor  # (requests, beams, tokens of the next level), or all tokens
     sees: torch.Tensor  # (requests, beams, tokens read so far)
 
 
@@ -73,7 +56,7 @@ def beam_search(
     k: int,
     beams: int,
     given: Sequence[Sequence[int]] | None = None,
-    allowed: torch.Tensor | None = None,
+    allowed: torch.Tensor | LegalLeaves | None = None,
     over_vocabulary: bool = False,
     states: torch.Tensor | None = None,
 ) -> Ranking:
@@ -87,7 +70,8 @@ def beam_search(
         k: how many items to return.
         beams: how many beginnings of codes are kept at each level; at least k are.
         given: tokens that each answer starts with, read before the search.
-        allowed: True where an item may be named, shape (requests, items).
+        allowed: the legal leaves, or a mask that is True where an item may be named, shape
+            (items,) or (requests, items).
         over_vocabulary: score over all tokens instead of the legal ones.
         states: the encoder's last states, shape (requests, length, d_model), where they are known;
             ``input_ids`` are not read then.
@@ -98,21 +82,32 @@ def beam_search(
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     requests = len(input_ids)
-    counts = running_counts(trie, allowed, requests)
+    legal = LegalLeaves.allow(trie, allowed) if isinstance(allowed, torch.Tensor) else allowed
+    if legal is not None:
+        legal.check(requests)
     if states is None:
-        states = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)[0]
-    decoder = TreeDecoder(model, states, attention_mask)
+        encoded = encode(model, input_ids, attention_mask)
+    else:
+        encoded = Encoded.of(states, attention_mask)
+    decoder = TreeDecoder(model, encoded)
+    # What every code starts with is certain, so that it is read with what is given.
+    common = [] if over_vocabulary else trie.trie.prefix
+    given = [[*row, *common] for row in given] if given else [common] * requests
     hidden, positions, sees = read_start(model, decoder, given, requests)
+    positions -= len(common)
+    level = len(common)
+    root = int(trie.trie.levels[level])
     live = _Beams(
-        node=torch.zeros(requests, 1, dtype=torch.long, device=model.device),
+        node=torch.full((requests, 1), root, device=model.device),
         score=torch.zeros(requests, 1, device=model.device),
-        logits_of=output_logits(model, hidden, None if over_vocabulary else trie.level_tokens[0]),
+        logits=output_logits(model, hidden, None if over_vocabulary else trie.level_tokens[level]),
         sees=sees,
     )
     items = torch.full((requests, k), NO_ITEM, dtype=torch.long, device=model.device)
     scores = torch.full((requests, k), _NEVER, device=model.device)
-    for level in range(1, trie.trie.depth + 1):
-        child, score, parent = _expand(trie, live, counts, over_vocabulary)
+    while True:
+        level += 1
+        child, score, parent = _expand(trie, live, legal, over_vocabulary)
         done = settles(trie, child, over_vocabulary)
         items, scores = _merge(trie, items, scores, child, score.masked_fill(~done, _NEVER))
         score = score.masked_fill(done, _NEVER)
@@ -121,38 +116,67 @@ def beam_search(
         best = best.masked_fill(best <= scores[:, -1:], _NEVER)
         width = int((best > _NEVER).sum(dim=1).max())
         if width == 0:
-            break
+            return Ranking(items, scores)
         best, index = best[:, :width], index[:, :width]
-        node = child.gather(1, index)
-        sees = live.sees.gather(
-            1, parent.gather(1, index)[..., None].expand(-1, -1, live.sees.shape[2])
-        )
-        own = torch.eye(width, dtype=torch.bool, device=node.device).expand(requests, -1, -1)
-        sees = torch.cat([sees, own], dim=2)
-        # A dead beam reads its node's token all the same: it sees itself and is seen by none.
-        depth = (positions + level)[:, None].expand(-1, width)
-        hidden = decoder.read(trie.token[node].clamp(min=0), depth, sees)
+        dead = best == _NEVER
+        paths = [child.gather(1, index).masked_fill(dead, 0)]
+        if not over_vocabulary:
+            paths += _forced(trie, paths[0], dead)
+        parents = parent.gather(1, index)[..., None].expand(-1, -1, live.sees.shape[2])
+        sees = live.sees.gather(1, parents)
+        hidden, sees = _read(decoder, trie, paths, positions + level, sees)
+        level += len(paths) - 1
         tokens = None if over_vocabulary else trie.level_tokens[level]
-        live = _Beams(node, best, output_logits(model, hidden, tokens), sees)
-    return Ranking(items, scores)
+        live = _Beams(paths[-1], best, output_logits(model, hidden, tokens), sees)
 
 
-def running_counts(
-    trie: TrieTensors, allowed: torch.Tensor | None, requests: int
-) -> torch.Tensor | None:
-    """How many allowed leaves stand before each leaf, shape (requests, items + 1)."""
-    if allowed is None:
-        return None
-    if allowed.shape != (requests, len(trie.trie)):
-        raise ValueError(
-            f"the mask of allowed items has the shape {tuple(allowed.shape)}, expected "
-            f"{(requests, len(trie.trie))} (requests, items)"
-        )
-    empty = ~allowed.any(dim=1)
-    if bool(empty.any()):
-        raise ValueError(f"request {int(empty.int().argmax())} allows no item at all")
-    leaves = allowed.to(trie.items.device)[:, trie.items]
-    return torch.nn.functional.pad(leaves.cumsum(1, dtype=torch.int32), (1, 0))
+def _forced(trie: TrieTensors, node: torch.Tensor, dead: torch.Tensor) -> list[torch.Tensor]:
+    """The nodes that follow as long as no live beam has a choice: they cost no pass of their own.
+
+    Args:
+        trie: the item codes.
+        node: unsettled nodes of one level, shape (requests, beams).
+        dead: beams that don't count, of the same shape.
+    """
+    path: list[torch.Tensor] = []
+    while True:
+        child = trie.children[node]
+        single = trie.children[node + 1] - child == 1
+        if not bool((single | dead).all()):
+            return path
+        node = child.long().masked_fill(dead, 0)
+        path.append(node)
+
+
+def _read(
+    decoder: TreeDecoder,
+    trie: TrieTensors,
+    paths: Sequence[torch.Tensor],
+    position: torch.Tensor,
+    sees: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Reads the next nodes of all beams, several levels of them at once.
+
+    Args:
+        decoder: has read everything before.
+        trie: the item codes.
+        paths: the nodes of each level, each of shape (requests, beams).
+        position: of the first level's tokens, shape (requests,).
+        sees: what the beams' parents see, shape (requests, beams, read so far).
+
+    Returns:
+        The states of the last level (requests, beams, d_model), and what its nodes see.
+    """
+    requests, width = paths[0].shape
+    levels = len(paths)
+    # A dead beam reads some token all the same: it sees itself and is seen by none.
+    tokens = trie.token[torch.cat(list(paths), dim=1)].long().clamp(min=0)
+    depth = position[:, None] + torch.arange(levels, device=position.device)
+    causal = torch.ones(levels, levels, dtype=torch.bool, device=sees.device).tril()
+    own = torch.kron(causal, torch.eye(width, dtype=torch.bool, device=sees.device))
+    sees = torch.cat([sees.repeat(1, levels, 1), own.expand(requests, -1, -1)], dim=2)
+    hidden = decoder.read(tokens, depth.repeat_interleave(width, 1), sees)
+    return hidden[:, -width:], sees[:, -width:]
 
 
 def read_start(
@@ -195,34 +219,29 @@ def output_logits(
 
 
 def _expand(
-    trie: TrieTensors, live: _Beams, counts: torch.Tensor | None, over_vocabulary: bool
+    trie: TrieTensors, live: _Beams, legal: LegalLeaves | None, over_vocabulary: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """All children of all live beams.
 
     Returns:
-        Node, score (-inf where there is none or nothing allowed lies below) and the number of the
+        Node, score (-inf where there is none or nothing legal lies below) and the number of the
         parent's beam, each of shape (requests, beams * most children).
     """
-    first = trie.children[live.node]
+    first = trie.children[live.node].long()
     number = trie.children[live.node + 1] - first
-    ordinal = torch.arange(max(int(number.max()), 1), device=first.device)
-    # A dead beam leads nowhere; its node may be of another level.
-    exists = (ordinal < number[..., None]) & (live.score[..., None] > _NEVER)
+    number = number.masked_fill(live.score == _NEVER, 0)
+    ordinal = torch.arange(int(number.max()), device=first.device)
+    exists = ordinal < number[..., None]
     child = torch.where(exists, first[..., None] + ordinal, 0)
-    column = (trie.token if over_vocabulary else trie.column)[child].clamp(min=0)
-    logits = live.logits_of.gather(2, column)
-    if over_vocabulary:
-        score = logits - live.logits_of.logsumexp(-1, keepdim=True)
-    else:
-        logits = logits.masked_fill(~exists, _NEVER)
-        score = logits - logits.logsumexp(-1, keepdim=True)
-    legal = exists
-    if counts is not None:
-        span = trie.leaves[child].flatten(1, 2)
-        below = counts.gather(1, span[..., 1]) - counts.gather(1, span[..., 0])
-        legal = legal & (below > 0).view_as(legal)
-    # Without any child the sum above is inf - inf, which the mask covers.
-    score = (live.score[..., None] + score).masked_fill(~legal, _NEVER)
+    column = (trie.token if over_vocabulary else trie.column)[child].long().clamp(min=0)
+    score = live.logits.gather(2, column).masked_fill(~exists, _NEVER)
+    total = live.logits if over_vocabulary else score
+    score = score - total.logsumexp(-1, keepdim=True)
+    if legal is not None:
+        request = torch.arange(len(child), device=child.device)[:, None, None]
+        exists = exists & legal.below(request, child)
+    # A beam without any child is inf - inf above, which the mask covers.
+    score = (live.score[..., None] + score).masked_fill(~exists, _NEVER)
     parent = torch.arange(child.shape[1], device=child.device)[None, :, None].expand_as(child)
     return child.flatten(1), score.flatten(1), parent.flatten(1)
 
@@ -250,6 +269,6 @@ def _merge(
     k = items.shape[1]
     best, index = score.topk(min(k, score.shape[1]), dim=1)
     leaf = trie.leaves[node.gather(1, index)][..., 0]
-    found = torch.where(best > _NEVER, trie.items[leaf], NO_ITEM)
+    found = torch.where(best > _NEVER, trie.items[leaf], NO_ITEM).long()
     scores, order = torch.cat([scores, best], dim=1).topk(k, dim=1)
     return torch.cat([items, found], dim=1).gather(1, order), scores

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import torch
 from transformers import T5ForConditionalGeneration
 
-from p5_t5.decoding.beam_search import TrieTensors, output_logits, read_start, settles
+from p5_t5.decoding.beam_search import output_logits, read_start, settles
+from p5_t5.decoding.encoder import encode
 from p5_t5.decoding.tree_decoder import TreeDecoder
+from p5_t5.decoding.trie import TrieTensors
 
 _NEVER = float("-inf")
 # Nodes of one chunk are keys to each other, if masked ones: a wide chunk of a single request would
@@ -56,8 +58,7 @@ def exact_scores(
     if nodes_per_chunk < 1:
         raise ValueError(f"nodes_per_chunk must be at least 1, not {nodes_per_chunk}")
     requests, device = len(input_ids), model.device
-    states = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)[0]
-    decoder = TreeDecoder(model, states, attention_mask)
+    decoder = TreeDecoder(model, encode(model, input_ids, attention_mask))
     hidden, positions, sees = read_start(model, decoder, given, requests)
     root = _Chunk(
         node=torch.zeros(1, dtype=torch.long, device=device),
@@ -155,7 +156,7 @@ class _Walk:
         own = torch.eye(len(node), dtype=torch.bool, device=node.device)
         sees = torch.cat([ancestors[:, kept], own], dim=1)
         hidden = decoder.read(
-            self.trie.token[node].expand(requests, -1),
+            self.trie.token[node].long().expand(requests, -1),
             (self.positions + level)[:, None].expand(-1, len(node)),
             torch.cat([self.start.expand(-1, len(node), -1), sees.expand(requests, -1, -1)], dim=2),
         )
@@ -192,8 +193,7 @@ def pair_scores(
     """
     requests, device = len(input_ids), model.device
     path = _path(trie, _checked(items, requests, len(trie.trie)).to(device))
-    states = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)[0]
-    decoder = TreeDecoder(model, states, attention_mask)
+    decoder = TreeDecoder(model, encode(model, input_ids, attention_mask))
     hidden, positions, sees = read_start(model, decoder, given, requests)
     # The last node of a path is only chosen. Shorter paths are read past their ends, which no
     # token before the end can see.
@@ -202,7 +202,7 @@ def pair_scores(
     if count:
         causal = torch.ones(count, count, dtype=torch.bool, device=device).tril()
         later = decoder.read(
-            trie.token[read].clamp(min=0),
+            trie.token[read].long().clamp(min=0),
             positions[:, None] + torch.arange(1, count + 1, device=device),
             torch.cat([sees.expand(-1, count, -1), causal.expand(requests, -1, -1)], dim=2),
         )
@@ -264,7 +264,7 @@ def _children(trie: TrieTensors, node: torch.Tensor) -> tuple[torch.Tensor, torc
     Returns:
         Two tensors of shape (children,), parent by parent.
     """
-    first = trie.children[node]
+    first = trie.children[node].long()
     number = trie.children[node + 1] - first
     parent = torch.arange(len(node), device=node.device).repeat_interleave(number)
     before = number.cumsum(0) - number
@@ -301,9 +301,7 @@ def _path(trie: TrieTensors, items: torch.Tensor) -> torch.Tensor:
     Returns:
         Shape (requests, longest path), -1 past the end of a shorter one.
     """
-    leaf_of = torch.empty_like(trie.items)
-    leaf_of[trie.items] = torch.arange(len(trie.items), device=items.device)
-    leaf = leaf_of[items]
+    leaf = trie.leaf_of[items]
     path = [torch.zeros_like(items)]
     for level in range(1, trie.trie.depth + 1):
         settled = (path[-1] < 0) | settles(trie, path[-1], False)

@@ -24,7 +24,9 @@ from transformers import (
 )
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
-from p5_t5.decoding.beam_search import NO_ITEM, TrieTensors, beam_search, running_counts
+from p5_t5.decoding.beam_search import NO_ITEM, beam_search
+from p5_t5.decoding.legal import LegalLeaves
+from p5_t5.decoding.trie import TrieTensors
 
 # The width of a search where the caller names none.
 BEAMS = 20
@@ -56,7 +58,7 @@ def trie_generate(
     *,
     trie: TrieTensors,
     inputs_tensor: torch.Tensor,
-    allowed: torch.Tensor | None = None,
+    allowed: torch.Tensor | LegalLeaves | None = None,
     given: Sequence[Sequence[int]] | None = None,
     num_beams: int | None = None,
     num_return_sequences: int | None = None,
@@ -79,7 +81,8 @@ def trie_generate(
         generation_config: from ``generate``; its widths count where the arguments don't say.
         trie: the item codes, on the model's device.
         inputs_tensor: the encoder's input, shape (requests, length), from ``generate``.
-        allowed: True where an item may be named, shape (requests, items).
+        allowed: the legal leaves, or a mask that is True where an item may be named, shape
+            (items,) or (requests, items).
         given: tokens that each answer starts with, of any length; where all are equally long,
             ``decoder_input_ids`` does the same.
         num_beams: beginnings of codes kept at each level, at least the number of items asked for;
@@ -141,7 +144,7 @@ def items_of(sequences: torch.Tensor, trie: TrieTensors, prefix_length: int = 1)
         (sequences,).
     """
     node = _walk(trie, sequences[:, prefix_length:])
-    return torch.where(_is_leaf(trie, node), trie.items[trie.leaves[node, 0]], NO_ITEM)
+    return torch.where(_is_leaf(trie, node), trie.items[trie.leaves[node, 0]], NO_ITEM).long()
 
 
 class TrieLogitsProcessor(LogitsProcessor):
@@ -168,8 +171,9 @@ class TrieLogitsProcessor(LogitsProcessor):
             prefix_length: tokens before the code: an encoder-decoder's start token and what was
                 given, a decoder's padded prompt.
             pad_token_id: what follows a closed code.
-            allowed: True where an item may be named, shape (requests, items). Rows of ``generate``
-                that stand for one request are neighbours, as it arranges beams and samples.
+            allowed: True where an item may be named, shape (items,) or (requests, items). Rows of
+                ``generate`` that stand for one request are neighbours, as it arranges beams and
+                samples.
 
         Raises:
             ValueError: the mask has another number of items, or a request without any.
@@ -178,8 +182,8 @@ class TrieLogitsProcessor(LogitsProcessor):
         self.prefix_length = prefix_length
         self.pad = pad_token_id
         self.end = int(trie.token[-1])  # a node of the last level closes a code
-        self.requests = 0 if allowed is None else len(allowed)
-        self.counts = running_counts(trie, allowed, self.requests)
+        self.requests = len(allowed) if allowed is not None and allowed.dim() == 2 else 1
+        self.legal = None if allowed is None else LegalLeaves.allow(trie, allowed)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Masks what is not legal.
@@ -207,12 +211,12 @@ class TrieLogitsProcessor(LogitsProcessor):
 
     def _children(self, node: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """All legal children of all nodes, as pairs of a sequence's row and a node."""
-        first = self.trie.children[node]
+        first = self.trie.children[node].long()
         number = (self.trie.children[node + 1] - first).masked_fill(node == _OUTSIDE, 0)
         row = torch.arange(len(node), device=node.device).repeat_interleave(number)
         before = number.cumsum(0) - number
         child = torch.arange(len(row), device=node.device) + (first - before)[row]
-        if self.counts is None:
+        if self.legal is None:
             return row, child
         if len(node) % self.requests:
             raise ValueError(
@@ -220,8 +224,7 @@ class TrieLogitsProcessor(LogitsProcessor):
                 "the mask of allowed items has"
             )
         request = row // (len(node) // self.requests)
-        begin, stop = self.trie.leaves[child].unbind(1)
-        some = self.counts[request, stop] > self.counts[request, begin]
+        some = self.legal.below(request, child)
         return row[some], child[some]
 
 
@@ -303,16 +306,14 @@ def _codes_of(items: torch.Tensor, trie: TrieTensors) -> torch.Tensor:
     Returns:
         Shape (items, depth).
     """
-    leaf_of = torch.empty_like(trie.items)
-    leaf_of[trie.items] = torch.arange(len(trie.items), device=items.device)
-    leaf = leaf_of[items.clamp(min=0)]
+    leaf = trie.leaf_of[items.clamp(min=0)]
     node = torch.where(items == NO_ITEM, _OUTSIDE, 0)
     codes = torch.full((len(items), trie.trie.depth), -1, device=items.device)
     for level in range(trie.trie.depth):
         ended = _is_leaf(trie, node) | (node == _OUTSIDE)
         # The child that covers a leaf is the last one that doesn't start behind it.
         node = torch.where(ended, node, _last_child(trie, trie.leaves[:, 0], node, leaf))
-        codes[:, level] = torch.where(ended, -1, trie.token[node])
+        codes[:, level] = trie.token[node].masked_fill(ended, -1)
     return codes
 
 
@@ -355,8 +356,8 @@ def _last_child(
         Nodes, the one before the first child where there is no such child, shape (sequences,).
         ``_OUTSIDE`` has none.
     """
-    low = trie.children[node]
-    high = torch.where(node == _OUTSIDE, low, trie.children[node + 1])
+    low = trie.children[node].long()
+    high = torch.where(node == _OUTSIDE, low, trie.children[node + 1].long())
     for _ in range(int((high - low).max()).bit_length()):
         middle = (low + high) // 2
         below = (low < high) & (values[middle.clamp(max=len(values) - 1)] <= most)

@@ -10,9 +10,9 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, T5ForConditionalGeneration
 
 from p5_t5.data.item_ids import ItemCodes
-from p5_t5.decoding.beam_search import Ranking, TrieTensors, beam_search
-from p5_t5.decoding.constraints import deny
-from p5_t5.decoding.trie import build_trie
+from p5_t5.decoding.beam_search import Ranking, beam_search
+from p5_t5.decoding.legal import LegalLeaves
+from p5_t5.decoding.trie import TrieTensors, build_trie
 from p5_t5.modeling.collator import Collator
 from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.prompting.prompter import Prompt, stars
@@ -73,11 +73,12 @@ class Predictor:
         """
         items = np.full((len(prompts), k), -1, dtype=np.int64)
         scores = np.full((len(prompts), k), -np.inf)
+        legal = LegalLeaves(self._items)
+        if excluded is not None:
+            legal.deny(excluded)  # says which request is impossible before any is answered
         for index in self._batches(prompts):
-            mask = None
-            if excluded is not None:
-                mask = deny([excluded[i] for i in index], len(self._items.trie))
-            found = self._search(self._items, [prompts[i] for i in index], k, mask)
+            own = None if excluded is None else legal.deny([excluded[i] for i in index])
+            found = self._search(self._items, [prompts[i] for i in index], k, own)
             items[index] = found.items.cpu().numpy()
             scores[index] = found.scores.cpu().numpy()
         return items, scores
@@ -129,7 +130,7 @@ class Predictor:
         return texts
 
     def _search(
-        self, trie: TrieTensors, prompts: Sequence[Prompt], k: int, allowed: torch.Tensor | None
+        self, trie: TrieTensors, prompts: Sequence[Prompt], k: int, allowed: LegalLeaves | None
     ) -> Ranking:
         self.model.eval()
         given = [self.words.encode(prompt.given, end=False) for prompt in prompts]

@@ -11,9 +11,10 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch.nn import functional
 from transformers import T5ForConditionalGeneration
-from transformers.models.t5.modeling_t5 import T5Attention
+
+from p5_t5.decoding.attention import attend, heads, position_bias
+from p5_t5.decoding.encoder import Encoded
 
 
 class TreeDecoder:
@@ -22,28 +23,26 @@ class TreeDecoder:
     Works for any T5, whatever its encoder adds.
     """
 
-    def __init__(
-        self, model: T5ForConditionalGeneration, states: torch.Tensor, mask: torch.Tensor
-    ) -> None:
+    def __init__(self, model: T5ForConditionalGeneration, encoded: Encoded) -> None:
         """Computes the keys and values of the cross-attention once.
 
         Args:
             model: the model, in evaluation mode.
-            states: the encoder's last states, shape (batch, length, d_model).
-            mask: 1 where a state counts, shape (batch, length).
+            encoded: the encoder's last states.
         """
         self.decoder = model.decoder
         self.blocks = model.decoder.block
-        dtype = states.dtype
-        lowest = torch.finfo(dtype).min
-        self.cross_mask = (1 - mask[:, None, None, :].to(dtype)) * lowest
+        self.cross_bias = encoded.key_bias()
         self.cross = [
-            (_heads(layer.EncDecAttention, layer.EncDecAttention.k(states)),
-             _heads(layer.EncDecAttention, layer.EncDecAttention.v(states)))
-            for layer in (block.layer[1] for block in self.blocks)
-        ]  # fmt: skip
+            tuple(
+                encoded.ragged.heads(attention, projection(encoded.states))
+                for projection in (attention.k, attention.v)
+            )
+            for attention in (block.layer[1].EncDecAttention for block in self.blocks)
+        ]
         self.store: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.positions = torch.empty(len(states), 0, dtype=torch.long, device=states.device)
+        shape, device = (len(encoded), 0), encoded.states.device
+        self.positions = torch.empty(shape, dtype=torch.long, device=device)
 
     def read(
         self, tokens: torch.Tensor, positions: torch.Tensor, visible: torch.Tensor
@@ -64,24 +63,22 @@ class TreeDecoder:
         hidden = self.decoder.embed_tokens(tokens)
         fresh = []
         for number, block in enumerate(self.blocks):
-            layer = block.layer[0]
-            attention = layer.SelfAttention
-            normed = layer.layer_norm(hidden)
+            attention = block.layer[0].SelfAttention
+            normed = block.layer[0].layer_norm(hidden)
             keys, values = (
-                _heads(attention, attention.k(normed)),
-                _heads(attention, attention.v(normed)),
+                heads(attention, attention.k(normed)),
+                heads(attention, attention.v(normed)),
             )
             if self.store:
-                keys = torch.cat([self.store[number][0], keys], dim=2)
-                values = torch.cat([self.store[number][1], values], dim=2)
+                keys = torch.cat([self.store[number][0], keys], dim=1)
+                values = torch.cat([self.store[number][1], values], dim=1)
             fresh.append((keys, values))
-            hidden = hidden + _attend(attention, normed, keys, values, bias)
-            layer = block.layer[1]
-            normed = layer.layer_norm(hidden)
-            hidden = hidden + _attend(
-                layer.EncDecAttention, normed, *self.cross[number], self.cross_mask
-            )
-            hidden = block.layer[2](hidden)
+            queries = heads(attention, attention.q(normed))
+            hidden = hidden + attention.o(attend(attention, queries, keys, values, bias))
+            attention = block.layer[1].EncDecAttention
+            queries = heads(attention, attention.q(block.layer[1].layer_norm(hidden)))
+            mixed = attend(attention, queries, *self.cross[number], self.cross_bias)
+            hidden = block.layer[2](hidden + attention.o(mixed))
         self.store = fresh
         states: torch.Tensor = self.decoder.final_layer_norm(hidden)
         return states
@@ -96,7 +93,7 @@ class TreeDecoder:
             columns: which tokens, counted in the order of reading, shape (kept,).
         """
         other = copy.copy(self)
-        other.store = [(keys[:, :, columns], values[:, :, columns]) for keys, values in self.store]
+        other.store = [(keys[:, columns], values[:, columns]) for keys, values in self.store]
         other.positions = self.positions[:, columns]
         return other
 
@@ -106,36 +103,6 @@ class TreeDecoder:
         Returns:
             Shape (batch, heads, new, before + new).
         """
-        attention = self.blocks[0].layer[0].SelfAttention
-        buckets = attention._relative_position_bucket(
-            self.positions[:, None, :] - positions[:, :, None],
-            bidirectional=False,
-            num_buckets=attention.relative_attention_num_buckets,
-            max_distance=attention.relative_attention_max_distance,
-        )
-        bias: torch.Tensor = attention.relative_attention_bias(buckets).permute(0, 3, 1, 2)
+        relative = self.positions[:, None, :] - positions[:, :, None]
+        bias = position_bias(self.blocks[0].layer[0].SelfAttention, relative, causal=True)
         return bias.masked_fill(~visible[:, None], torch.finfo(bias.dtype).min)
-
-
-def _heads(attention: T5Attention, projected: torch.Tensor) -> torch.Tensor:
-    """(batch, length, heads * d_kv) to (batch, heads, length, d_kv)."""
-    batch, length, _ = projected.shape
-    shape = (batch, length, attention.n_heads, attention.key_value_proj_dim)
-    return projected.view(shape).transpose(1, 2)
-
-
-def _attend(
-    attention: T5Attention,
-    normed: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    bias: torch.Tensor,
-) -> torch.Tensor:
-    """One attention, unscaled as in T5; shapes (batch, new, d_model) in and out."""
-    queries = _heads(attention, attention.q(normed))
-    mixed = functional.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=bias, scale=1.0
-    )
-    batch, _, new, _ = mixed.shape
-    projected: torch.Tensor = attention.o(mixed.transpose(1, 2).reshape(batch, new, -1))
-    return projected

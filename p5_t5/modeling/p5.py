@@ -112,6 +112,11 @@ class P5Encoder(_Initialised, T5Stack):
             init.zeros_(module.embedding.weight)
             init.zeros_(module.starts)
 
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """What the first layer reads: (batch, length) to (batch, length, d_model)."""
+        embedded: torch.Tensor = self.embed_tokens(input_ids) + self.whole_words(input_ids)
+        return embedded
+
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -121,7 +126,7 @@ class P5Encoder(_Initialised, T5Stack):
     ) -> Any:
         """T5's encoder over the sum of piece and word embeddings, shapes as in T5."""
         if input_ids is not None and inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids) + self.whole_words(input_ids)
+            inputs_embeds = self.embed(input_ids)
             input_ids = None
         return super().forward(
             input_ids=input_ids,

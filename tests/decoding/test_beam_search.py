@@ -10,9 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import T5Config, T5ForConditionalGeneration
+from transformers.generation import GenerateBeamEncoderDecoderOutput
 
-from p5_t5.decoding.beam_search import NO_ITEM, Ranking, TrieTensors, beam_search
-from p5_t5.decoding.trie import build_trie
+from p5_t5.decoding.beam_search import NO_ITEM, Ranking, beam_search
+from p5_t5.decoding.tree_decoder import TreeDecoder
+from p5_t5.decoding.trie import TrieTensors, build_trie
 
 END, VOCABULARY = 1, 40
 Codes = list[tuple[int, ...]]
@@ -99,6 +101,34 @@ def exact(
     return scores
 
 
+def hugging_face(
+    model: T5ForConditionalGeneration,
+    codes: Codes,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    beams: int,
+) -> GenerateBeamEncoderDecoderOutput:
+    """Hugging Face's own beam search with ``prefix_allowed_tokens_fn``."""
+    following: dict[tuple[int, ...], set[int]] = {}
+    for code in codes:
+        for i, token in enumerate((*code, END)):
+            following.setdefault((*code, END)[:i], set()).add(token)
+    found: GenerateBeamEncoderDecoderOutput = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        num_beams=beams,
+        num_return_sequences=beams,
+        max_new_tokens=6,
+        length_penalty=0.0,
+        return_dict_in_generate=True,
+        output_scores=True,
+        prefix_allowed_tokens_fn=lambda _, sent: sorted(
+            following.get(tuple(sent.tolist()[1:]), {END})
+        ),
+    )
+    return found
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 25), st.booleans())
 def test_a_beam_as_wide_as_the_catalogue_is_the_exact_ranking(
@@ -134,26 +164,49 @@ def test_codes_of_one_length_over_the_vocabulary_are_hugging_faces_beams(
     ids, mask = inputs_of(seed, 3)
     found = search(model, codes, ids, mask, k=beams, beams=beams, over_vocabulary=True)
     number = {code: i for i, code in enumerate(codes)}
-    following: dict[tuple[int, ...], set[int]] = {}
-    for code in codes:
-        for i, token in enumerate((*code, END)):
-            following.setdefault((*code, END)[:i], set()).add(token)
-    theirs = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        num_beams=beams,
-        num_return_sequences=beams,
-        max_new_tokens=5,
-        length_penalty=0.0,
-        return_dict_in_generate=True,
-        output_scores=True,
-        prefix_allowed_tokens_fn=lambda _, sent: sorted(
-            following.get(tuple(sent.tolist()[1:]), {END})
-        ),
-    )
+    theirs = hugging_face(model, codes, ids, mask, beams)
     items = [number[tuple(row[1:4])] for row in theirs.sequences.tolist()]
     torch.testing.assert_close(found.scores.flatten(), theirs.sequences_scores, atol=1e-4, rtol=0)
     assert found.items.flatten().tolist() == items
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 10**6), st.integers(2, 6))
+def test_with_unequal_lengths_no_score_is_below_hugging_faces_at_the_same_rank(
+    model: T5ForConditionalGeneration, seed: int, beams: int
+) -> None:
+    codes = codes_of(seed, 30, longest=4)
+    ids, mask = inputs_of(seed, 3)
+    found = search(model, codes, ids, mask, k=beams, beams=beams, over_vocabulary=True)
+    theirs = hugging_face(model, codes, ids, mask, beams)
+    scores = theirs.sequences_scores.view(3, beams)
+    # Below -1e8 stand beams that were never legal.
+    assert (found.scores >= scores - 1e-4).logical_or(scores < -1e8).all()
+
+
+def test_levels_without_a_choice_cost_no_pass(
+    model: T5ForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 30, 31 start every code; 32, 33 follow each first choice.
+    codes = [(30, 31, a, 32, 33, b) for a in range(2, 6) for b in range(2, 7)]
+    ids, mask = inputs_of(3, 3)
+    given = [[], [7], [8, 9]]
+    reads: list[int] = []
+    read = TreeDecoder.read
+
+    def counted(self: TreeDecoder, tokens: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        reads.append(tokens.shape[1])
+        return read(self, tokens, *others)
+
+    monkeypatch.setattr(TreeDecoder, "read", counted)
+    found = search(model, codes, ids, mask, k=20, beams=20, given=given)
+    # Start token, at most two given and the two of all codes; then four beams of three tokens.
+    assert reads == [5, 12]
+    reference = exact(model, codes, ids, mask, given=given)
+    torch.testing.assert_close(
+        found.scores, reference.sort(dim=1, descending=True).values, atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(found.scores, reference.gather(1, found.items), atol=1e-4, rtol=1e-4)
 
 
 @settings(deadline=None, max_examples=25)
@@ -228,7 +281,7 @@ def test_a_given_start_is_read_before_the_search(
     [
         ({"k": 0, "beams": 3}, "k must be at least 1"),
         ({"k": 1, "beams": 3, "allowed": torch.tensor([[True] * 6, [False] * 6])}, "request 1"),
-        ({"k": 1, "beams": 3, "allowed": torch.ones(2, 5, dtype=torch.bool)}, r"\(2, 6\)"),
+        ({"k": 1, "beams": 3, "allowed": torch.ones(2, 5, dtype=torch.bool)}, r"\(requests, 6\)"),
     ],
 )
 def test_impossible_requests_are_refused(

@@ -12,9 +12,9 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.item_ids import ItemCodes
-from p5_t5.decoding.beam_search import NO_ITEM, TrieTensors, beam_search
+from p5_t5.decoding.beam_search import NO_ITEM, beam_search
 from p5_t5.decoding.constraints import CatalogueFilters, allow, deny
-from p5_t5.decoding.trie import build_trie
+from p5_t5.decoding.trie import TrieTensors, build_trie
 
 
 def catalogue() -> Catalogue:

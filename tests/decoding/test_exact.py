@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import T5Config, T5ForConditionalGeneration
 
-from p5_t5.decoding.beam_search import TrieTensors, beam_search
+from p5_t5.decoding.beam_search import beam_search
+from p5_t5.decoding.encoder import Encoded
 from p5_t5.decoding.exact import exact_scores, missed_at, pair_scores
 from p5_t5.decoding.tree_decoder import TreeDecoder
-from p5_t5.decoding.trie import build_trie
+from p5_t5.decoding.trie import TrieTensors, build_trie
 
 CLOSE, WORDS, REQUESTS = 1, 30, 3
 CLOSENESS = {"atol": 1e-4, "rtol": 1e-4}
@@ -179,7 +180,8 @@ def test_each_node_is_read_once_and_a_chunk_at_a_time(
 ) -> None:
     world = world_of(8, 400)
     reads: list[tuple[int, int]] = []
-    read, encode = TreeDecoder.read, model.encoder.forward
+    first = model.encoder.block[0].layer[1]
+    read, encode = TreeDecoder.read, first.forward
     encoded = 0
 
     def counted(
@@ -194,7 +196,7 @@ def test_each_node_is_read_once_and_a_chunk_at_a_time(
         return encode(*args, **options)
 
     monkeypatch.setattr(TreeDecoder, "read", counted)
-    monkeypatch.setattr(model.encoder, "forward", counted_encoder)
+    monkeypatch.setattr(first, "forward", counted_encoder)
     exact_scores(model, *world.asked, nodes_per_chunk=chunk)
     assert encoded == 1
     assert reads.pop(0) == (1, 1)
@@ -226,7 +228,7 @@ def test_a_pair_reads_one_path_in_one_pass(
 
 def test_a_branch_leaves_its_decoder_alone(model: T5ForConditionalGeneration) -> None:
     states = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(0))
-    decoder = TreeDecoder(model, states, torch.ones(2, 3))
+    decoder = TreeDecoder(model, Encoded.of(states, torch.ones(2, 3)))
     tokens, places = torch.tensor([[0, 4, 5], [0, 6, 7]]), torch.arange(3).expand(2, -1)
     causal = torch.ones(3, 3, dtype=torch.bool).tril().expand(2, -1, -1)
     new = torch.tensor([[8], [9]]), torch.full((2, 1), 2)

@@ -21,9 +21,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from p5_t5.decoding.beam_search import NO_ITEM, TrieTensors, beam_search
+from p5_t5.decoding.beam_search import NO_ITEM, beam_search
 from p5_t5.decoding.generation import ItemOutput, TrieLogitsProcessor, items_of, trie_generate
-from p5_t5.decoding.trie import build_trie
+from p5_t5.decoding.trie import TrieTensors, build_trie
 from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration
 
 PAD, END, VOCABULARY = 0, 1, 40

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p5_t5.decoding.trie import Trie, build_trie
+from p5_t5.decoding.trie import Trie, TrieTensors, build_trie
 
 END = 1
 CODES = st.lists(
@@ -66,3 +70,32 @@ def test_siblings_have_different_tokens() -> None:
 def test_wrong_codes_are_refused(codes: list[tuple[int, ...]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_trie(codes, END)
+
+
+def test_a_trie_comes_back_from_its_file(tmp_path: Path) -> None:
+    trie = build_trie([(4, 2), (3,), (4, 2, 7)], 1)
+    trie.save(tmp_path / "trie.safetensors")
+    again = Trie.load(tmp_path / "trie.safetensors")
+    for field in fields(Trie):
+        np.testing.assert_array_equal(getattr(again, field.name), getattr(trie, field.name))
+
+
+@pytest.mark.parametrize(
+    ("codes", "prefix"),
+    [
+        ([(7, 8, 2), (7, 8, 3), (7, 8, 3, 4)], [7, 8]),
+        ([(7,), (7, 8)], [7]),
+        ([(7,), (8,)], []),
+        ([(7, 8)], []),  # a single item needs no reading at all
+    ],
+)
+def test_what_all_codes_start_with(codes: list[tuple[int, ...]], prefix: list[int]) -> None:
+    assert build_trie(codes, 1).prefix == prefix
+
+
+def test_tensors_know_where_each_item_is() -> None:
+    trie = TrieTensors(build_trie([(5,), (3, 2), (3, 4), (9,)], 1), torch.device("cpu"))
+    assert trie.items[trie.leaf_of].tolist() == [0, 1, 2, 3]
+    for level, tokens in enumerate(trie.level_tokens, start=1):
+        nodes = slice(*trie.trie.levels[level : level + 2].tolist())
+        assert tokens[trie.column[nodes]].tolist() == trie.token[nodes].tolist()

@@ -1,0 +1,110 @@
+"""T5's attention for short sequences on a CPU and for all others.
+
+torch's fused attention spends most of its time on overhead where a request has twenty queries and
+fifty keys, as it has here; two batched matrix products take half as long. Where the scores would
+be large, and on other devices, the fused attention is used.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+from transformers.models.t5.modeling_t5 import T5Attention
+
+# Scores of one batch, in elements, up to which two matrix products are the faster way.
+_FEW_SCORES = 2**22
+
+
+class Ragged:
+    """Sequences of different lengths, side by side without padding or padded to the longest.
+
+    What is done to each token alone (projections, feed-forward layers) needs no padding; attention
+    does.
+    """
+
+    def __init__(self, mask: torch.Tensor) -> None:
+        """Finds the real tokens.
+
+        Args:
+            mask: 1 where a token counts, shape (batch, length).
+        """
+        self.batch, self.length = mask.shape
+        self.real = None if bool(mask.all()) else mask.flatten().nonzero().flatten()
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        """(batch, length, ...) to (tokens, ...), without padding."""
+        flat = padded.flatten(0, 1)
+        return flat if self.real is None else flat[self.real]
+
+    def heads(self, attention: T5Attention, packed: torch.Tensor) -> torch.Tensor:
+        """(tokens, heads * d_kv) to (batch * heads, length, d_kv), zero at padding."""
+        if self.real is not None:
+            padded = packed.new_zeros(self.batch * self.length, packed.shape[1])
+            packed = padded.index_copy_(0, self.real, packed)
+        return heads(attention, packed.view(self.batch, self.length, -1))
+
+
+def heads(attention: T5Attention, projected: torch.Tensor) -> torch.Tensor:
+    """(batch, length, heads * d_kv) to (batch * heads, length, d_kv)."""
+    batch, length, _ = projected.shape
+    split = projected.view(batch, length, attention.n_heads, attention.key_value_proj_dim)
+    return split.transpose(1, 2).reshape(-1, length, attention.key_value_proj_dim)
+
+
+def attend(
+    attention: T5Attention,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """One attention with T5's unscaled scores, before its output projection.
+
+    Args:
+        attention: says how many heads there are.
+        queries: shape (batch * heads, queries, d_kv).
+        keys: shape (batch * heads, keys, d_kv).
+        values: like the keys.
+        bias: is added to the scores; expands to (batch, heads, queries, keys).
+
+    Returns:
+        Shape (batch, queries, heads * d_kv).
+    """
+    count, new, width = queries.shape
+    shape = (count // attention.n_heads, attention.n_heads)
+    size = count * new * keys.shape[1]
+    if queries.device.type == "cpu" and size <= _FEW_SCORES:
+        scores = torch.bmm(queries, keys.transpose(1, 2))
+        if bias is not None:
+            scores.view(*shape, new, -1).add_(bias)
+        mixed = torch.bmm(scores.softmax(-1), values).view(*shape, new, width)
+    else:
+        mixed = functional.scaled_dot_product_attention(
+            queries.view(*shape, new, width),
+            keys.view(*shape, -1, width),
+            values.view(*shape, -1, width),
+            attn_mask=bias,
+            scale=1.0,
+        )
+    return mixed.transpose(1, 2).reshape(shape[0], new, -1)
+
+
+def position_bias(attention: T5Attention, relative: torch.Tensor, causal: bool) -> torch.Tensor:
+    """T5's learnt bias for how far a key stands from a query.
+
+    Args:
+        attention: a stack's first self-attention, which holds the table.
+        relative: position of the key minus that of the query, shape (batch, queries, keys).
+        causal: whether keys after the query don't count, as in a decoder.
+
+    Returns:
+        Shape (batch, heads, queries, keys).
+    """
+    buckets = attention._relative_position_bucket(
+        relative,
+        bidirectional=not causal,
+        num_buckets=attention.relative_attention_num_buckets,
+        max_distance=attention.relative_attention_max_distance,
+    )
+    bias: torch.Tensor = attention.relative_attention_bias(buckets).permute(0, 3, 1, 2)
+    return bias

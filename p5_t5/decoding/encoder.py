@@ -1,0 +1,76 @@
+"""T5's encoder without padding: what a search reads of a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import T5ForConditionalGeneration
+
+from p5_t5.decoding.attention import Ragged, attend, position_bias
+from p5_t5.modeling.p5 import P5Encoder
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The encoder's last states of a batch of requests.
+
+    Attributes:
+        states: shape (tokens, d_model), padding left out.
+        mask: 1 where a token counts, shape (batch, length).
+        ragged: where the tokens stand.
+    """
+
+    states: torch.Tensor
+    mask: torch.Tensor
+    ragged: Ragged
+
+    @classmethod
+    def of(cls, states: torch.Tensor, mask: torch.Tensor) -> Encoded:
+        """What another encoder gave, shapes (batch, length, d_model) and (batch, length)."""
+        ragged = Ragged(mask)
+        return cls(ragged.pack(states), mask, ragged)
+
+    def __len__(self) -> int:
+        """How many requests there are."""
+        return len(self.mask)
+
+    def key_bias(self) -> torch.Tensor | None:
+        """Masks padding among the keys, shape (batch, 1, 1, length); nothing if there is none."""
+        if self.ragged.real is None:
+            return None
+        lowest = torch.finfo(self.states.dtype).min
+        return (1 - self.mask[:, None, None, :].to(self.states.dtype)) * lowest
+
+
+@torch.no_grad()
+def encode(
+    model: T5ForConditionalGeneration, input_ids: torch.Tensor, attention_mask: torch.Tensor
+) -> Encoded:
+    """Runs the encoder of any T5, as the model itself does in evaluation mode.
+
+    Args:
+        model: whose encoder runs; P5's adds the embedding of whole words.
+        input_ids: shape (batch, length).
+        attention_mask: 1 where a token counts, shape (batch, length).
+    """
+    encoder = model.get_encoder()
+    embed = encoder.embed if isinstance(encoder, P5Encoder) else encoder.embed_tokens
+    ragged = Ragged(attention_mask)
+    encoded = Encoded(ragged.pack(embed(input_ids)), attention_mask, ragged)
+    hidden = encoded.states
+    place = torch.arange(ragged.length, device=hidden.device)
+    first = encoder.block[0].layer[0].SelfAttention
+    bias = position_bias(first, (place[None, :] - place[:, None])[None], causal=False)
+    if (padding := encoded.key_bias()) is not None:
+        bias = bias + padding
+    for block in encoder.block:
+        attention, norm = block.layer[0].SelfAttention, block.layer[0].layer_norm
+        normed = norm(hidden)
+        queries, keys, values = (
+            ragged.heads(attention, projection(normed))
+            for projection in (attention.q, attention.k, attention.v)
+        )
+        mixed = ragged.pack(attend(attention, queries, keys, values, bias))
+        hidden = block.layer[1](hidden + attention.o(mixed))
+    return Encoded(encoder.final_layer_norm(hidden), attention_mask, ragged)
