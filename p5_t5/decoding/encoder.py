@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformers import T5ForConditionalGeneration
 
-from p5_t5.decoding.attention import Ragged, attend, position_bias
+from p5_t5.decoding.layers import Ragged, attend, feed_forward, normed, position_bias
 from p5_t5.modeling.p5 import P5Encoder
 
 
@@ -16,7 +16,7 @@ class Encoded:
     """The encoder's last states of a batch of requests.
 
     Attributes:
-        states: shape (tokens, d_model), padding left out.
+        states: shape (tokens, d_model), padding left out where there is much of it.
         mask: 1 where a token counts, shape (batch, length).
         ragged: where the tokens stand.
     """
@@ -37,7 +37,7 @@ class Encoded:
 
     def key_bias(self) -> torch.Tensor | None:
         """Masks padding among the keys, shape (batch, 1, 1, length); nothing if there is none."""
-        if self.ragged.real is None:
+        if bool(self.mask.all()):
             return None
         lowest = torch.finfo(self.states.dtype).min
         return (1 - self.mask[:, None, None, :].to(self.states.dtype)) * lowest
@@ -65,12 +65,12 @@ def encode(
     if (padding := encoded.key_bias()) is not None:
         bias = bias + padding
     for block in encoder.block:
-        attention, norm = block.layer[0].SelfAttention, block.layer[0].layer_norm
-        normed = norm(hidden)
+        attention = block.layer[0].SelfAttention
+        entered = normed(block.layer[0].layer_norm, hidden)
         queries, keys, values = (
-            ragged.heads(attention, projection(normed))
+            ragged.heads(attention, projection(entered))
             for projection in (attention.q, attention.k, attention.v)
         )
         mixed = ragged.pack(attend(attention, queries, keys, values, bias))
-        hidden = block.layer[1](hidden + attention.o(mixed))
-    return Encoded(encoder.final_layer_norm(hidden), attention_mask, ragged)
+        hidden = feed_forward(block.layer[1], hidden + attention.o(mixed))
+    return Encoded(normed(encoder.final_layer_norm, hidden), attention_mask, ragged)

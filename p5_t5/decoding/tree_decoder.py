@@ -13,8 +13,8 @@ import copy
 import torch
 from transformers import T5ForConditionalGeneration
 
-from p5_t5.decoding.attention import attend, heads, position_bias
 from p5_t5.decoding.encoder import Encoded
+from p5_t5.decoding.layers import attend, feed_forward, heads, normed, position_bias
 
 
 class TreeDecoder:
@@ -64,24 +64,22 @@ class TreeDecoder:
         fresh = []
         for number, block in enumerate(self.blocks):
             attention = block.layer[0].SelfAttention
-            normed = block.layer[0].layer_norm(hidden)
-            keys, values = (
-                heads(attention, attention.k(normed)),
-                heads(attention, attention.v(normed)),
+            entered = normed(block.layer[0].layer_norm, hidden)
+            queries, keys, values = (
+                heads(attention, projection(entered))
+                for projection in (attention.q, attention.k, attention.v)
             )
             if self.store:
                 keys = torch.cat([self.store[number][0], keys], dim=1)
                 values = torch.cat([self.store[number][1], values], dim=1)
             fresh.append((keys, values))
-            queries = heads(attention, attention.q(normed))
             hidden = hidden + attention.o(attend(attention, queries, keys, values, bias))
             attention = block.layer[1].EncDecAttention
-            queries = heads(attention, attention.q(block.layer[1].layer_norm(hidden)))
+            queries = heads(attention, attention.q(normed(block.layer[1].layer_norm, hidden)))
             mixed = attend(attention, queries, *self.cross[number], self.cross_bias)
-            hidden = block.layer[2](hidden + attention.o(mixed))
+            hidden = feed_forward(block.layer[2], hidden + attention.o(mixed))
         self.store = fresh
-        states: torch.Tensor = self.decoder.final_layer_norm(hidden)
-        return states
+        return normed(self.decoder.final_layer_norm, hidden)
 
     def branch(self, columns: torch.Tensor) -> TreeDecoder:
         """A second decoder that remembers only some of the tokens read so far.

@@ -180,7 +180,7 @@ def test_each_node_is_read_once_and_a_chunk_at_a_time(
 ) -> None:
     world = world_of(8, 400)
     reads: list[tuple[int, int]] = []
-    first = model.encoder.block[0].layer[1]
+    first = model.encoder.block[0].layer[1].DenseReluDense.wo
     read, encode = TreeDecoder.read, first.forward
     encoded = 0
 

@@ -1,4 +1,4 @@
-"""T5's attention for short sequences on a CPU and for all others.
+"""T5's layers in evaluation mode, made for short sequences on a CPU.
 
 torch's fused attention spends most of its time on overhead where a request has twenty queries and
 fifty keys, as it has here; two batched matrix products take half as long. Where the scores would
@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import torch
 from torch.nn import functional
-from transformers.models.t5.modeling_t5 import T5Attention
+from transformers.models.t5.modeling_t5 import (
+    T5Attention,
+    T5DenseActDense,
+    T5LayerFF,
+    T5LayerNorm,
+)
 
 # Scores of one batch, in elements, up to which two matrix products are the faster way.
 _FEW_SCORES = 2**22
+# Leaving padding out costs a copy at each attention: less padding than this share stays.
+_LITTLE_PADDING = 0.08
 
 
 class Ragged:
@@ -23,16 +30,17 @@ class Ragged:
     """
 
     def __init__(self, mask: torch.Tensor) -> None:
-        """Finds the real tokens.
+        """Finds the tokens that are kept.
 
         Args:
             mask: 1 where a token counts, shape (batch, length).
         """
         self.batch, self.length = mask.shape
-        self.real = None if bool(mask.all()) else mask.flatten().nonzero().flatten()
+        real = mask.flatten().nonzero().flatten()
+        self.real = real if len(real) < (1 - _LITTLE_PADDING) * mask.numel() else None
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
-        """(batch, length, ...) to (tokens, ...), without padding."""
+        """(batch, length, ...) to (tokens, ...), without padding where there is much of it."""
         flat = padded.flatten(0, 1)
         return flat if self.real is None else flat[self.real]
 
@@ -87,6 +95,25 @@ def attend(
             scale=1.0,
         )
     return mixed.transpose(1, 2).reshape(shape[0], new, -1)
+
+
+def normed(norm: T5LayerNorm, hidden: torch.Tensor) -> torch.Tensor:
+    """T5's root mean square norm over the last dimension, in two passes over the data."""
+    length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float32)
+    mean = length.square_().div_(hidden.shape[-1])
+    scale = mean.add_(norm.variance_epsilon).rsqrt_()
+    return (hidden * scale.to(hidden.dtype)).mul_(norm.weight)
+
+
+def feed_forward(layer: T5LayerFF, hidden: torch.Tensor) -> torch.Tensor:
+    """A feed-forward layer with its residual connection, shape (..., d_model) in and out."""
+    dense = layer.DenseReluDense
+    entered = normed(layer.layer_norm, hidden)
+    if isinstance(dense, T5DenseActDense) and isinstance(dense.act, torch.nn.ReLU):
+        written: torch.Tensor = dense.wo(dense.wi(entered).relu_())
+    else:
+        written = dense(entered)
+    return hidden + written
 
 
 def position_bias(attention: T5Attention, relative: torch.Tensor, causal: bool) -> torch.Tensor:
