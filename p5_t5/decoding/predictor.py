@@ -60,6 +60,7 @@ class Predictor:
         prompts: Sequence[Prompt],
         k: int,
         excluded: Sequence[npt.NDArray[np.int32]] | None = None,
+        allowed: torch.Tensor | None = None,
     ) -> tuple[Rows, Floats]:
         """The k most probable items of each prompt, best first.
 
@@ -67,16 +68,31 @@ class Predictor:
             prompts: prompts whose answer is an item.
             k: how many.
             excluded: for each prompt the catalogue rows that must not be named.
+            allowed: True where an item may be named unless it is excluded, shape (items,) or
+                (prompts, items).
 
         Returns:
             Catalogue rows, -1 past the last legal item, and log-probabilities, both (prompts, k).
+
+        Raises:
+            ValueError: a prompt may name no item at all, or ``allowed`` has another shape.
         """
+        shape = (len(prompts), len(self._items.trie))
+        if allowed is not None and allowed.shape not in (shape, shape[1:]):
+            raise ValueError(
+                f"the mask of allowed items has the shape {tuple(allowed.shape)}, expected "
+                f"{shape[1:]} (items,) or {shape} (prompts, items)"
+            )
         items = np.full((len(prompts), k), -1, dtype=np.int64)
         scores = np.full((len(prompts), k), -np.inf)
         for index in self._batches(prompts):
-            mask = None
+            mask = None if allowed is None else allowed.cpu().expand(shape)[torch.from_numpy(index)]
             if excluded is not None:
-                mask = deny([excluded[i] for i in index], len(self._items.trie))
+                others = deny([excluded[i] for i in index], shape[1])
+                mask = others if mask is None else mask & others
+            if mask is not None and not bool(mask.any(dim=1).all()):
+                first = int(index[~mask.any(dim=1).numpy()].min())
+                raise ValueError(f"prompt {first} may name no item of the catalogue")
             found = self._search(self._items, [prompts[i] for i in index], k, mask)
             items[index] = found.items.cpu().numpy()
             scores[index] = found.scores.cpu().numpy()
