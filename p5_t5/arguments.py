@@ -147,3 +147,33 @@ class PredictArguments:
         default=False,
         metadata={"help": "validate and recommend with items that the user already has"},
     )
+
+
+@dataclass
+class BatchArguments:
+    """A whole-catalogue batch job, ``accelerate launch -m p5_t5.predict``."""
+
+    model: str = field(metadata={"help": "a folder that train.py wrote, or its name on the Hub"})
+    output: str = field(metadata={"help": "the folder of the parquet files"})
+    top_k: int = field(default=20, metadata={"help": "items a user"})
+    users: str | None = field(
+        default=None, metadata={"help": "a text file with one user id a line; all users if unset"}
+    )
+    template: str | None = field(
+        default=None,
+        metadata={"help": "id of the sequential template; the best on validation if unset"},
+    )
+    keep_seen: bool = field(
+        default=False, metadata={"help": "also recommend what a user already has"}
+    )
+    beams: int | None = field(
+        default=None, metadata={"help": "beginnings of codes kept at each level; the model's own"}
+    )
+    batch_size: int = field(default=64, metadata={"help": "users a forward pass at most"})
+    memory_mb: int = field(default=1024, metadata={"help": "memory of a forward pass, about"})
+    users_per_file: int = field(
+        default=2048, metadata={"help": "users a file: what a restart does again at most"}
+    )
+    num_threads: int = field(
+        default=0, metadata={"help": "CPU threads of each process; 0 shares all cores out"}
+    )

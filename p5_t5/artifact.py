@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.histories import Histories
 from p5_t5.data.item_ids import ItemCodes
 from p5_t5.decoding.predictor import Predictor
+from p5_t5.decoding.trie import Trie, build_trie
 from p5_t5.modeling.p5 import P5ForConditionalGeneration
+from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.prompting.prompter import Prompter, PromptSettings
 from p5_t5.prompting.tasks import TASKS
 from p5_t5.prompting.templates import PromptTemplate, load_templates
@@ -43,6 +45,7 @@ class Knowledge:
         ratings: the stars that an answer may name; empty where the data has none.
         best_templates: for each task its seen templates, best on validation first.
         beams: beginnings of codes kept at each level of the search.
+        trie: the codes as the search reads them; built anew where it is not known.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Knowledge:
     ratings: Sequence[float]
     best_templates: Mapping[str, Sequence[str]]
     beams: int = 20
+    trie: Trie | None = None
 
     @cached_property
     def prompter(self) -> Prompter:
@@ -67,10 +71,14 @@ class Knowledge:
         self, model: P5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
     ) -> Predictor:
         """Answers prompts with a model."""
-        return Predictor(model, tokenizer, self.catalogue.codes, self.ratings, beams=self.beams)
+        return Predictor(
+            model, tokenizer, self.catalogue.codes, self.ratings, beams=self.beams, trie=self.trie
+        )
 
     def save(self, folder: Path) -> None:
-        """Writes catalogue, users, prompts and settings into a folder."""
+        """Writes catalogue, trie, users, prompts and settings into a folder."""
+        assert self.trie is not None
+        self.trie.save(folder / "trie.safetensors")
         self.catalogue.table.write_parquet(folder / "catalogue.parquet")
         _write_json(folder / "item_codes.json", self.catalogue.codes.to_dict())
         histories = self.histories
@@ -131,6 +139,7 @@ class Knowledge:
             ratings=settings["ratings"],
             best_templates=settings["best_templates"],
             beams=settings["beams"],
+            trie=Trie.load(folder / "trie.safetensors"),
         )
 
 
@@ -151,7 +160,9 @@ def save_artifact(
     try:
         model.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
-        knowledge.save(fresh)
+        words = WordTokenizer(tokenizer)
+        trie = build_trie(words.codes(knowledge.catalogue.codes), words.eos)
+        replace(knowledge, trie=trie).save(fresh)
         _write_json(fresh / "metrics.json", metrics)
         (fresh / "README.md").write_text(card, encoding="utf-8")
         # Temporary folders are private; a model is as readable as any other file of its user.
@@ -203,7 +214,14 @@ def load_artifact(
 
 
 def _check_complete(folder: Path) -> None:
-    needed = ("config.json", "p5.json", "item_codes.json", "catalogue.parquet", "users.parquet")
+    needed = (
+        "config.json",
+        "p5.json",
+        "item_codes.json",
+        "trie.safetensors",
+        "catalogue.parquet",
+        "users.parquet",
+    )
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise ValueError(

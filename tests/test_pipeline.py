@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from transformers import pipeline
 
 import p5_t5
+from p5_t5.evaluation.metrics import intra_list_distance
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,119 @@ def test_a_list_is_answered_request_by_request(recommend: Any, batch_size: int) 
     assert [titles(a) for a in users] == [titles(together[0]), titles(together[2])]
 
 
+def ids(answers: list[dict[str, Any]]) -> list[str]:
+    return [answer["item_id"] for answer in answers]
+
+
+def items_where(recommend: Any, condition: Any) -> set[str]:
+    return set(recommend.knowledge.catalogue.table.filter(condition)["item_id"].to_list())
+
+
+def unseen(recommend: Any, user: str) -> set[str]:
+    histories, catalogue = recommend.knowledge.histories, recommend.knowledge.catalogue
+    seen = histories.state(histories.number[user]).items.tolist()
+    return set(catalogue.item_ids) - {catalogue.item_ids[row] for row in seen}
+
+
+def test_filters_allow_and_deny_hold_together(recommend: Any) -> None:
+    """Asked for more than there is: exactly the legal items come back, best first as ever."""
+    mystery, old = pl.col("categories").list.contains("mystery"), pl.col("year") == 1997
+    by_filters = items_where(recommend, mystery & old) & unseen(recommend, "u0001")
+    filters = {"category": "mystery", "year": 1997}
+    assert set(ids(recommend("u0001", top_k=50, filters=filters))) == by_filters
+    everything = ids(recommend("u0001", top_k=120))
+    assert ids(recommend("u0001", top_k=50, filters=filters)) == [
+        item for item in everything if item in by_filters
+    ]
+    first, *others = everything[:6]
+    found = recommend("u0001", top_k=50, allow=[first, *others], deny=[first])
+    assert ids(found) == others
+    catalogue = recommend.knowledge.catalogue
+    title = catalogue.title(catalogue.find(first))
+    assert ids(recommend("u0001", top_k=1, deny=[title])) == others[:1]
+
+
+def test_a_condition_with_several_values_takes_any_of_them(recommend: Any) -> None:
+    found = recommend("u0001", top_k=120, filters={"category": ["mystery", "horror"]})
+    either = items_where(recommend, pl.col("categories").list.eval(
+        pl.element().is_in(["mystery", "horror"])).list.any())  # fmt: skip
+    assert set(ids(found)) == either & unseen(recommend, "u0001")
+    years = recommend("u0001", top_k=120, filters={"year": [1996, 1997]}, keep_seen=True)
+    assert set(ids(years)) == items_where(recommend, pl.col("year").is_between(1996, 1997))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_request_may_have_conditions_of_its_own(recommend: Any, batch_size: int) -> None:
+    mystery, horror = (
+        items_where(recommend, pl.col("categories").list.contains(name))
+        for name in ("mystery", "horror")
+    )
+    allowed = sorted(mystery & unseen(recommend, "u0002"))[:2]
+    requests = [
+        {"user": "u0001", "filters": {"category": "horror"}},
+        {"user": "u0001"},
+        {"history": [], "deny": ["w0000"], "filters": None},
+        {"user": "u0002", "allow": [*allowed, *horror]},
+    ]
+    filters = {"category": ["mystery"]}
+    together = recommend(requests, top_k=120, filters=filters, batch_size=batch_size)
+    assert set(ids(together[0])) == horror & unseen(recommend, "u0001")
+    assert set(ids(together[1])) == mystery & unseen(recommend, "u0001")
+    assert len(together[2]) == 119 and "w0000" not in ids(together[2])
+    assert sorted(ids(together[3])) == allowed and allowed
+
+
+def test_a_request_without_any_item_left_is_named(recommend: Any) -> None:
+    requests = ["u0002", {"history": ["w0003"], "allow": ["w0003"]}]
+    with pytest.raises(ValueError, match=r"request 1 \(a new user\).* allow 1 of 120 items, and"):
+        recommend([{"user": "u0002"}, requests[1]], batch_size=2)
+    assert ids(recommend(requests[1], keep_seen=True)) == ["w0003"]
+    with pytest.raises(ValueError, match=r"request 0 \(user 'u0002'\): no item.* allow 0 of 120"):
+        recommend("u0002", filters={"year": 1700})
+    with pytest.raises(ValueError, match=r"request 1 \(user 'u0002'\).* allow 0 of 120 items$"):
+        recommend([{"user": "u0001"}, {"user": "u0002", "allow": []}])
+
+
+def test_a_cap_spreads_a_list_over_categories(recommend: Any) -> None:
+    table = recommend.knowledge.catalogue.table
+    categories = dict(zip(table["item_id"], table["categories"], strict=True))
+    for cap in (1, 2):
+        found = recommend("u0001", top_k=6, per_category=cap)
+        counts = Counter(name for item in ids(found) for name in categories[item])
+        assert len(found) == 6 and max(counts.values()) <= cap
+    # One category alone has more than the cap: the list is filled up all the same.
+    horror = recommend("u0001", top_k=4, per_category=1, filters={"category": "horror"})
+    assert ids(horror) == ids(recommend("u0001", top_k=4, filters={"category": "horror"}))
+
+
+def test_diversity_chooses_unlike_items(recommend: Any) -> None:
+    catalogue = recommend.knowledge.catalogue
+    rows = {item: row for row, item in enumerate(catalogue.item_ids)}
+
+    def distance(answers: list[dict[str, Any]]) -> float:
+        ranked = [[rows[item] for item in ids(answers)]]
+        return intra_list_distance(ranked, catalogue.category_matrix)
+
+    plain = recommend("u0001", top_k=6)
+    assert recommend("u0001", top_k=6, diversity=0.0) == plain
+    diverse = recommend("u0001", top_k=6, diversity=0.9)
+    assert diverse[0] == plain[0]
+    assert len(set(ids(diverse))) == 6 and distance(diverse) > distance(plain)
+    assert distance(recommend("u0001", top_k=6, diversity=0.5, per_category=1)) == 1
+    assert set(ids(diverse)) <= set(ids(recommend("u0001", top_k=30)))
+    rated = recommend("u0001", task="rating", top_k=6, diversity=0.9)
+    assert ids(rated) == ids(diverse)
+
+
+def test_settings_of_the_pipeline_hold_where_a_call_says_nothing(
+    recommend: Any, trained: Path
+) -> None:
+    own = pipeline("p5-recommend", model=str(trained), top_k=3, per_category=1, deny=["w0001"])
+    expected = recommend("u0001", top_k=3, per_category=1, deny=["w0001"])
+    assert own("u0001") == expected
+    assert len(own("u0001", top_k=5)) == 5
+
+
 def test_ratings_are_stars_of_the_asked_or_the_recommended_items(recommend: Any) -> None:
     title = recommend.knowledge.catalogue.title(5)
     (asked,) = recommend("u0001", task="rating", item=title)
@@ -107,13 +223,24 @@ def test_a_template_can_be_chosen(recommend: Any) -> None:
         (["No Such Title At All"], {}, "no item has the id or title 'No Such Title At All'"),
         ({"user": "u0001", "histroy": []}, {}, "unknown field 'histroy'"),
         ({}, {}, "either 'user' or 'history'"),
-        ({"history": "w0001"}, {}, "a history is a list"),
+        ({"history": "w0001"}, {}, "history: expected a list of item ids or titles, not 'w0001'"),
         (7, {}, "expected a user id"),
         ("u0001", {"task": "ratings"}, "unknown task 'ratings'; expected one of sequential"),
         ("u0001", {"top_k": 0}, "top_k must be"),
         ("u0001", {"topk": 3}, "unknown parameter 'topk'"),
         ("u0001", {"template": "9-9"}, "unknown sequential template '9-9'"),
         ("u0001", {"task": "rating", "item": "Nothing"}, "no item has the id or title"),
+        ("u0001", {"diversity": 1.5}, "diversity must be from 0 to 1, not 1.5"),
+        ("u0001", {"per_category": 0}, "per_category must be a whole number from 1 on, not 0"),
+        ("u0001", {"filters": "mystery"}, "filters are a dictionary of conditions"),
+        ("u0001", {"filters": {"category": "mistery"}}, "unknown category 'mistery'.*'mystery'"),
+        ("u0001", {"filters": {"category": 3}}, r"'category' can't be 3 \(int\)"),
+        ("u0001", {"filters": {"yaer": 1997}}, "no column 'yaer'; the nearest is 'year'"),
+        ("u0001", {"filters": {"year": "1997"}}, "nothing in it can equal '1997'"),
+        ("u0001", {"filters": {"price_below": 20}}, "no column 'price'"),
+        ("u0001", {"filters": {"price_below": "20"}}, r"'price_below' can't be '20' \(str\)"),
+        ("u0001", {"allow": "w0001"}, "allow: expected a list of item ids or titles"),
+        ({"user": "u0001", "deny": ["No Such"]}, {}, "no item has the id or title 'No Such'"),
     ],
 )
 def test_wrong_requests_say_what_was_expected(

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import scipy.sparse as sp
 
 from p5_t5.data.histories import as_text
 from p5_t5.data.item_ids import ItemCodes
@@ -88,6 +89,14 @@ class Catalogue:
             np.array([number[n] for n in dict.fromkeys(row or ()) if n], dtype=np.int32)
             for row in rows
         ]
+
+    @cached_property
+    def category_matrix(self) -> sp.csr_array:
+        """1 where an item has a category, else 0, shape (items, categories)."""
+        ends = np.cumsum([0, *map(len, self.categories)])
+        columns = np.concatenate([np.empty(0, dtype=np.int32), *self.categories])
+        shape = (len(self), len(self.category_names))
+        return sp.csr_array((np.ones(len(columns)), columns, ends), shape=shape)
 
     @cached_property
     def _row_of_id(self) -> dict[str, int]:

@@ -102,7 +102,8 @@ def normed(norm: T5LayerNorm, hidden: torch.Tensor) -> torch.Tensor:
     length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float32)
     mean = length.square_().div_(hidden.shape[-1])
     scale = mean.add_(norm.variance_epsilon).rsqrt_()
-    return (hidden * scale.to(hidden.dtype)).mul_(norm.weight)
+    scaled: torch.Tensor = (hidden * scale.to(hidden.dtype)).mul_(norm.weight)
+    return scaled
 
 
 def feed_forward(layer: T5LayerFF, hidden: torch.Tensor) -> torch.Tensor:

@@ -96,6 +96,21 @@ class LegalLeaves:
             raise ValueError(f"request {int(empty.int().argmax())} allows no item at all")
         return replace(self, denied=keys)
 
+    def select(self, requests: npt.NDArray[np.int64]) -> LegalLeaves:
+        """The leaves of some of the requests, in the given order."""
+        chosen = torch.from_numpy(requests).to(self.trie.items.device)
+        counts, denied = self.counts, self.denied
+        if counts is not None and len(counts) > 1:
+            counts = counts[chosen]
+        if denied is not None:
+            width = len(self.trie) + 1
+            begin = torch.searchsorted(denied, chosen * width)
+            length = torch.searchsorted(denied, (chosen + 1) * width) - begin
+            new = torch.arange(len(chosen), device=chosen.device).repeat_interleave(length)
+            place = torch.arange(len(new), device=chosen.device) - (length.cumsum(0) - length)[new]
+            denied = denied[begin[new] + place] + (new - chosen[new]) * width
+        return LegalLeaves(self.trie, counts, denied)
+
     def check(self, requests: int) -> None:
         """Raises a ``ValueError`` unless each of so many requests has a mask."""
         if self.counts is not None and len(self.counts) not in (1, requests):

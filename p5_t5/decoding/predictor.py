@@ -10,9 +10,10 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, T5ForConditionalGeneration
 
 from p5_t5.data.item_ids import ItemCodes
+from p5_t5.decoding.batching import batches, request_bytes
 from p5_t5.decoding.beam_search import Ranking, beam_search
 from p5_t5.decoding.legal import LegalLeaves
-from p5_t5.decoding.trie import TrieTensors, build_trie
+from p5_t5.decoding.trie import Trie, TrieTensors, build_trie
 from p5_t5.modeling.collator import Collator
 from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.prompting.prompter import Prompt, stars
@@ -33,6 +34,8 @@ class Predictor:
         *,
         beams: int = 20,
         batch_size: int = 64,
+        memory_budget: int = 2**30,
+        trie: Trie | None = None,
     ) -> None:
         """Builds the tries of items and of ratings.
 
@@ -42,14 +45,18 @@ class Predictor:
             codes: the catalogue's codes.
             ratings: the stars that an answer may name; empty where the data has none.
             beams: beginnings of codes kept at each level.
-            batch_size: prompts a forward pass.
+            batch_size: prompts a forward pass at most.
+            memory_budget: bytes that a forward pass may hold, about; long prompts are answered in
+                smaller batches.
+            trie: of the codes, where it is known.
         """
         self.model = model
         self.words = WordTokenizer(tokenizer)
         self.ratings = np.array(ratings, dtype=np.float64)
-        self.beams, self.batch_size = beams, batch_size
+        self.beams, self.batch_size, self.memory_budget = beams, batch_size, memory_budget
         self._collate = Collator(self.words)
-        self._items = TrieTensors(build_trie(self.words.codes(codes), self.words.eos), model.device)
+        self.trie = trie or build_trie(self.words.codes(codes), self.words.eos)
+        self._items = TrieTensors(self.trie, model.device)
         self._stars = None
         if len(ratings):
             answers = [self.words.encode(stars(value), end=False) for value in ratings]
@@ -60,6 +67,7 @@ class Predictor:
         prompts: Sequence[Prompt],
         k: int,
         excluded: Sequence[npt.NDArray[np.int32]] | None = None,
+        allowed: torch.Tensor | None = None,
     ) -> tuple[Rows, Floats]:
         """The k most probable items of each prompt, best first.
 
@@ -67,17 +75,25 @@ class Predictor:
             prompts: prompts whose answer is an item.
             k: how many.
             excluded: for each prompt the catalogue rows that must not be named.
+            allowed: True where an item may be named unless it is excluded, shape (items,) or
+                (prompts, items).
 
         Returns:
             Catalogue rows, -1 past the last legal item, and log-probabilities, both (prompts, k).
+
+        Raises:
+            ValueError: a prompt may name no item at all, or ``allowed`` has another shape.
         """
+        legal = None
+        if allowed is not None:
+            legal = LegalLeaves.allow(self._items, allowed)
+            legal.check(len(prompts))
+        if excluded is not None:
+            legal = (legal or LegalLeaves(self._items)).deny(excluded)
         items = np.full((len(prompts), k), -1, dtype=np.int64)
         scores = np.full((len(prompts), k), -np.inf)
-        legal = LegalLeaves(self._items)
-        if excluded is not None:
-            legal.deny(excluded)  # says which request is impossible before any is answered
         for index in self._batches(prompts):
-            own = None if excluded is None else legal.deny([excluded[i] for i in index])
+            own = legal.select(index) if legal is not None else None
             found = self._search(self._items, [prompts[i] for i in index], k, own)
             items[index] = found.items.cpu().numpy()
             scores[index] = found.scores.cpu().numpy()
@@ -155,11 +171,9 @@ class Predictor:
     ) -> Iterator[npt.NDArray[np.int64]]:
         """Prompts of like length together; with ``same_given`` only equally long given starts."""
         source = np.array([len(self.words.encode(prompt.source)) for prompt in prompts])
-        given = np.zeros(len(prompts), dtype=np.int64)
-        if same_given:
-            given[:] = [len(self.words.encode(prompt.given, end=False)) for prompt in prompts]
-        order = np.lexsort((source, given))
+        given = np.array([len(self.words.encode(prompt.given, end=False)) for prompt in prompts])
+        order = np.lexsort((source, given) if same_given else (given, source))
         edges = np.flatnonzero(np.diff(given[order])) + 1
-        for group in np.split(order, edges):
-            for begin in range(0, len(group), self.batch_size):
-                yield group[begin : begin + self.batch_size]
+        needs = request_bytes(self.model.config, self._items, self.beams, source, given)
+        for group in np.split(order, edges) if same_given else [order]:
+            yield from batches(group, needs[group], most=self.batch_size, budget=self.memory_budget)

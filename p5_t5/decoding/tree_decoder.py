@@ -33,12 +33,10 @@ class TreeDecoder:
         self.decoder = model.decoder
         self.blocks = model.decoder.block
         self.cross_bias = encoded.key_bias()
+        attentions = [block.layer[1].EncDecAttention for block in self.blocks]
+        spread = encoded.ragged.heads
         self.cross = [
-            tuple(
-                encoded.ragged.heads(attention, projection(encoded.states))
-                for projection in (attention.k, attention.v)
-            )
-            for attention in (block.layer[1].EncDecAttention for block in self.blocks)
+            (spread(a, a.k(encoded.states)), spread(a, a.v(encoded.states))) for a in attentions
         ]
         self.store: list[tuple[torch.Tensor, torch.Tensor]] = []
         shape, device = (len(encoded), 0), encoded.states.device
@@ -76,7 +74,8 @@ class TreeDecoder:
             hidden = hidden + attention.o(attend(attention, queries, keys, values, bias))
             attention = block.layer[1].EncDecAttention
             queries = heads(attention, attention.q(normed(block.layer[1].layer_norm, hidden)))
-            mixed = attend(attention, queries, *self.cross[number], self.cross_bias)
+            keys, values = self.cross[number]
+            mixed = attend(attention, queries, keys, values, self.cross_bias)
             hidden = feed_forward(block.layer[2], hidden + attention.o(mixed))
         self.store = fresh
         return normed(self.decoder.final_layer_norm, hidden)

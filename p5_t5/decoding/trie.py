@@ -77,6 +77,7 @@ class TrieTensors:
         items: as the trie's, shape (items,).
         leaf_of: the leaf of each item, shape (items,).
         level_tokens: for each level but the root's the tokens that lead to it, ascending.
+        most_children: of any node.
         column: where each node's token stands among the tokens of its level, shape (nodes,).
     """
 
@@ -89,6 +90,7 @@ class TrieTensors:
         self.items = torch.from_numpy(trie.items).to(device)
         self.leaf_of = torch.empty_like(self.items)
         self.leaf_of[self.items] = torch.arange(len(trie), dtype=torch.int32, device=device)
+        self.most_children = int(np.diff(trie.children).max())
         self.level_tokens: list[torch.Tensor] = []
         self.column = torch.zeros_like(self.token)
         for level in range(1, trie.depth + 1):

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from p5_t5.data.splits import Part, Split
+from p5_t5.decoding.diversity import Diversity
 from p5_t5.decoding.predictor import Predictor
 from p5_t5.evaluation.metrics import (
+    diversity_metrics,
     feature_match,
     ranking_metrics,
     rating_metrics,
@@ -24,6 +26,7 @@ Metrics = dict[str, float]
 # What is appended to a metric's name when the items that a user already has may be recommended.
 KEEP_SEEN = "/keep_seen"
 CUTOFF = 20
+_RELEVANCE_ALONE = Diversity()
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,23 @@ def questions(
 class Evaluator:
     """Judges a model on one split; every task and template by the same rows."""
 
-    def __init__(self, predictor: Predictor, prompter: Prompter, split: Split) -> None:
-        """Keeps the parts of the judgement."""
+    def __init__(
+        self,
+        predictor: Predictor,
+        prompter: Prompter,
+        split: Split,
+        diversity: Diversity = _RELEVANCE_ALONE,
+    ) -> None:
+        """Keeps the parts of the judgement.
+
+        Args:
+            predictor: answers the prompts.
+            prompter: writes them.
+            split: what is asked, and the right answers.
+            diversity: how far ranked lists are made diverse before they are judged.
+        """
         self.predictor, self.prompter, self.split = predictor, prompter, split
+        self.diversity = diversity
 
     def evaluate(
         self,
@@ -129,10 +146,17 @@ class Evaluator:
         self, prompts: Sequence[Prompt], asked: Questions, keep_seen: Sequence[bool]
     ) -> Metrics:
         target = self.split.histories.items[asked.rows]
+        catalogue = self.prompter.catalogue
+        categories = catalogue.category_matrix
+        wide = self.diversity.width(CUTOFF, len(catalogue))
         metrics: Metrics = {}
         for keep in keep_seen:
-            items, _ = self.predictor.rank(prompts, CUTOFF, None if keep else self.seen(asked))
+            ranking = self.predictor.rank(prompts, wide, None if keep else self.seen(asked))
+            items, _ = self.diversity.rerank(*ranking, categories, CUTOFF)
             found = ranking_metrics(items, target)
+            found |= diversity_metrics(
+                items, len(catalogue), categories if catalogue.category_names else None
+            )
             n = found.pop("n")
             metrics |= {f"{name}{KEEP_SEEN if keep else ''}": v for name, v in found.items()}
             metrics["n"] = n

@@ -15,6 +15,8 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
 
 from p5_t5.evaluation import metrics
 
@@ -52,11 +54,53 @@ class RankingMetric(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[list[int]], references: list[int]) -> dict[str, float]:
-        lengths = np.array([len(row) for row in predictions])  # (users,)
-        filled = np.arange(lengths.max(initial=0)) < lengths[:, None]
-        ranked = np.full(filled.shape, metrics.PADDING)
-        ranked[filled] = [item for row in predictions for item in row]
-        return metrics.ranking_metrics(ranked, references, self.cutoffs)
+        return metrics.ranking_metrics(_padded(predictions), references, self.cutoffs)
+
+
+class DiversityMetric(evaluate.Metric):
+    """Coverage, Gini index and distance within the lists; see ``metrics.diversity_metrics``.
+
+    Columns: ``predictions``, the item numbers of one user, best first. The held-out item is not
+    read. Lists may differ in length, but the longest has at least ``cutoff`` items.
+
+    Args:
+        num_items: size of the catalogue.
+        categories: nonzero where an item has a category, ``(items, categories)``.
+        cutoff: how many items of each list count.
+        settings: passed to ``evaluate.Metric``, for example ``experiment_id``.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        categories: sp.csr_array | None = None,
+        cutoff: int = 10,
+        **settings: Any,
+    ) -> None:
+        self.num_items, self.categories, self.cutoff = num_items, categories, cutoff
+        super().__init__(**settings)
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Coverage, Gini index and distance within ranked lists.",
+            citation="",
+            inputs_description="predictions: lists of item numbers.",
+            features=datasets.Features({"predictions": datasets.Sequence(datasets.Value("int64"))}),
+        )
+
+    def _compute(self, predictions: list[list[int]]) -> dict[str, float]:
+        return metrics.diversity_metrics(
+            _padded(predictions), self.num_items, self.categories, self.cutoff
+        )
+
+
+def _padded(predictions: list[list[int]]) -> npt.NDArray[np.int64]:
+    """Lists of any length as one array, (users, longest)."""
+    lengths = np.array([len(row) for row in predictions])  # (users,)
+    filled = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    ranked = np.full(filled.shape, metrics.PADDING)
+    ranked[filled] = [item for row in predictions for item in row]
+    return ranked
 
 
 class RatingMetric(evaluate.Metric):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 
 Integers = npt.NDArray[np.integer]
 
@@ -100,6 +101,77 @@ def gini(ranked: npt.ArrayLike, num_items: int) -> float:
     counts = np.sort(_shown(ranked, num_items))
     weights = 2 * np.arange(1, num_items + 1) - num_items - 1
     return float((weights @ counts) / (num_items * counts.sum()))
+
+
+def intra_list_distance(ranked: npt.ArrayLike, categories: sp.csr_array) -> float:
+    """Mean distance of two items of one list, 1 minus the cosine of their sets of categories.
+
+    The diversity of Zhang and Hurley, "Avoiding Monotony" (RecSys 2008), averaged over the lists.
+
+    Args:
+        ranked: item numbers, ``(users, k)``, padded at the end with -1.
+        categories: nonzero where an item of the catalogue has a category, ``(items, categories)``.
+
+    Returns:
+        0 when all items of a list have the same categories, 1 when no two share one. Nothing is
+        known of an item without categories, so it is left out, and so are lists with fewer than
+        two items that have some; 0 when that leaves no list.
+
+    Raises:
+        ValueError: a row is malformed, an item lies outside the catalogue, or no item is shown.
+    """
+    lists = _ranked_lists(ranked)
+    _shown(lists, categories.shape[0])
+    user, place = np.nonzero(lists != PADDING)
+    rows = categories[lists[user, place]].astype(np.bool_).astype(np.float64)
+    sizes = np.diff(rows.indptr)
+    rows.data /= np.sqrt(sizes).repeat(sizes)
+    own = sp.csr_array(
+        (np.ones(len(user)), (user, np.arange(len(user)))), shape=(len(lists), len(user))
+    )
+    # The sum of unit vectors has as its squared length their number and all their cosines, each
+    # pair twice: no pair is looked at.
+    squares = (own @ rows).power(2).sum(axis=1)  # (users,)
+    known = own @ (sizes > 0).astype(np.float64)
+    several = known > 1
+    if not several.any():
+        return 0.0
+    squares, known = squares[several], known[several]
+    cosines = (squares - known) / (known * (known - 1))
+    return float(np.clip(1 - cosines, 0, 1).mean())
+
+
+def diversity_metrics(
+    ranked: npt.ArrayLike,
+    num_items: int,
+    categories: sp.csr_array | None = None,
+    cutoff: int = 10,
+) -> dict[str, float]:
+    """Judge ranked lists by what they show, whatever is relevant.
+
+    Args:
+        ranked: item numbers in [0, num_items), best first, ``(users, k)``, padded with -1.
+        num_items: size of the catalogue.
+        categories: see ``intra_list_distance``; ``None`` where the catalogue has none.
+        cutoff: how many items of each list count.
+
+    Returns:
+        ``coverage@K``, ``gini@K``, with categories ``intra_list_distance@K``, and ``n``.
+
+    Raises:
+        ValueError: see ``catalogue_coverage``, or the cutoff is not from 1 to ``k``.
+    """
+    lists = _ranked_lists(ranked)
+    if not 1 <= cutoff <= lists.shape[1]:
+        raise ValueError(f"cutoff is {cutoff}, expected 1 to {lists.shape[1]}, the lists' length")
+    lists = lists[:, :cutoff]
+    metrics = {
+        f"coverage@{cutoff}": catalogue_coverage(lists, num_items),
+        f"gini@{cutoff}": gini(lists, num_items),
+    }
+    if categories is not None:
+        metrics[f"intra_list_distance@{cutoff}"] = intra_list_distance(lists, categories)
+    return metrics | {"n": len(lists)}
 
 
 def rating_metrics(predicted: npt.ArrayLike, actual: npt.ArrayLike) -> dict[str, float]:

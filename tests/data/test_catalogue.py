@@ -128,6 +128,7 @@ def test_categories_are_numbered_by_name() -> None:
     known = catalogue(["a", "b", "c"], categories=[["y", "x"], [], ["z", "y"]])
     assert known.category_names == ("x", "y", "z")
     assert [row.tolist() for row in known.categories] == [[1, 0], [], [2, 1]]
+    assert known.category_matrix.toarray().tolist() == [[1, 1, 0], [0, 0, 0], [0, 1, 1]]
 
 
 @pytest.mark.parametrize("columns", [{}, {"categories": [[], []]}])
@@ -135,6 +136,7 @@ def test_no_categories_at_all(columns: dict[str, Any]) -> None:
     known = catalogue(["a", "b"], **columns)
     assert known.category_names == ()
     assert [row.tolist() for row in known.categories] == [[], []]
+    assert known.category_matrix.shape == (2, 0)
 
 
 def test_rows_ids_and_codes_agree() -> None:

@@ -47,6 +47,9 @@ def test_a_node_is_open_where_a_legal_item_lies_below(
         begin, stop = TRIE.trie.leaves[node].tolist()
         items = TRIE.trie.items[begin:stop].tolist()
         assert found[:, node].tolist() == expected[:, items].any(dim=1).tolist()
+    order = np.array([2, 0])
+    some = legal.select(order).below(torch.arange(2)[:, None], nodes[:2])
+    assert torch.equal(some, found[order])
 
 
 @pytest.mark.parametrize(

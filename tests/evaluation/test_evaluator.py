@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from p5_t5.artifact import load_artifact
+from p5_t5.data.catalogue import Catalogue
+from p5_t5.decoding.diversity import Diversity
 from p5_t5.evaluation.evaluator import Evaluator, best_templates, questions
-from p5_t5.evaluation.metrics import ranking_metrics
+from p5_t5.evaluation.metrics import diversity_metrics, ranking_metrics
 from p5_t5.evaluation.validation import Validation
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
-from p5_t5.prompting.prompter import PromptSettings
+from p5_t5.prompting.prompter import Prompter, PromptSettings
 from p5_t5.prompting.tasks import TASKS
 
 
@@ -53,6 +55,41 @@ def test_metrics_are_those_of_the_lists_that_the_model_gives(
     for name, value in expected.items():
         assert metrics[name] == pytest.approx(value), name
     assert "hr@10/keep_seen" in metrics
+
+
+def test_lists_are_judged_as_diverse_as_they_are_made(corpus: Corpus, evaluator: Evaluator) -> None:
+    task, catalogue = TASKS["sequential"], corpus.catalogue
+    template = next(t for t in corpus.templates if t.id == "continue-2")
+    asked = questions(corpus.split, task, "test", 12)
+    plain = evaluator.judge(task, template, asked)
+    prompts = [
+        corpus.prompter.render(
+            template, corpus.split.histories.state(u, p), task.asked(corpus.split, u, p)
+        )
+        for u, p in zip(asked.users.tolist(), asked.positions.tolist(), strict=True)
+    ]
+    ranking = evaluator.predictor.rank(prompts, 100, evaluator.seen(asked))
+    for diversity, items in (
+        (Diversity(), ranking[0][:, :20]),
+        (Diversity(0.8), Diversity(0.8).rerank(*ranking, catalogue.category_matrix, 20)[0]),
+    ):
+        own = Evaluator(evaluator.predictor, corpus.prompter, corpus.split, diversity)
+        metrics = own.judge(task, template, asked)
+        expected = diversity_metrics(items, len(catalogue), catalogue.category_matrix)
+        for name, value in expected.items():
+            assert metrics[name] == pytest.approx(value), name
+    assert metrics["intra_list_distance@10"] > plain["intra_list_distance@10"]
+    assert "gini@10/keep_seen" in metrics
+
+
+def test_without_categories_there_is_no_distance(corpus: Corpus, evaluator: Evaluator) -> None:
+    task = TASKS["sequential"]
+    template = next(t for t in corpus.templates if t.id == "continue-2")
+    bare = Catalogue(corpus.catalogue.table.drop("categories"), corpus.catalogue.codes)
+    prompter = Prompter(bare, corpus.prompter.settings)
+    asked = questions(corpus.split, task, "test", 3)
+    metrics = Evaluator(evaluator.predictor, prompter, corpus.split).judge(task, template, asked)
+    assert "coverage@10" in metrics and "intra_list_distance@10" not in metrics
 
 
 def test_every_template_of_a_task_is_judged_on_the_same_rows(

@@ -7,9 +7,16 @@ import sys
 import evaluate
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from p5_t5.evaluation import metrics
-from p5_t5.evaluation.faces import FeatureMatch, RankingMetric, RatingMetric, TextMetric
+from p5_t5.evaluation.faces import (
+    DiversityMetric,
+    FeatureMatch,
+    RankingMetric,
+    RatingMetric,
+    TextMetric,
+)
 
 RANKED = np.array([[7, 3, 5], [3, 7, 5], [1, 2, -1], [4, 7, 9]])
 TARGET = np.array([7, 7, 7, 9])
@@ -31,6 +38,20 @@ def test_ranking_in_batches_of_arrays_and_lists() -> None:
     face.add(prediction=[1, 2], reference=7)
     face.add_batch(predictions=[[4, 7, 9]], references=[9])
     assert face.compute() == metrics.ranking_metrics(RANKED, TARGET, (1, 3))
+
+
+def test_diversity_alone_and_beside_ranking() -> None:
+    categories = sp.csr_array(np.eye(12)[:, :6])
+    face = DiversityMetric(12, categories, cutoff=3)
+    face.add_batch(predictions=RANKED[:2])
+    face.add(prediction=[1, 2])
+    face.add(prediction=[4, 7, 9])
+    expected = metrics.diversity_metrics(RANKED, 12, categories, 3)
+    assert face.compute() == expected
+    both = evaluate.combine([RankingMetric((1, 3)), DiversityMetric(12, categories, cutoff=3)])
+    result = both.compute(predictions=RANKED, references=TARGET)
+    assert result["gini@3"] == expected["gini@3"]
+    assert result["mrr"] == metrics.ranking_metrics(RANKED, TARGET, (1, 3))["mrr"]
 
 
 def test_a_face_starts_anew_after_compute() -> None:

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import sacrebleu
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
@@ -16,8 +17,10 @@ from sklearn.metrics import ndcg_score
 from p5_t5.evaluation.metrics import (
     binary_metrics,
     catalogue_coverage,
+    diversity_metrics,
     feature_match,
     gini,
+    intra_list_distance,
     ranking_metrics,
     rating_metrics,
     text_metrics,
@@ -167,7 +170,68 @@ def test_gini_is_the_mean_absolute_difference(case: tuple[np.ndarray, np.ndarray
     assert gini(ranked, ITEMS) == pytest.approx(difference / (2 * counts.mean()))
 
 
-@pytest.mark.parametrize("metric", [catalogue_coverage, gini])
+def test_intra_list_distance_by_hand() -> None:
+    categories = sp.csr_array(np.array([[1, 0], [1, 0], [1, 1], [0, 1], [0, 0]]))
+    cosine = 1 / math.sqrt(2)  # of items 2 and 0, 2 and 1, 2 and 3
+    for ranked, distance in [
+        ([[0, 1]], 0),
+        ([[0, 3]], 1),
+        ([[0, 2]], 1 - cosine),
+        ([[0, 1, 2, 3]], 1 - (1 + 3 * cosine) / 6),
+        ([[0, 1], [0, 3]], 1 / 2),
+        ([[0, 3, -1], [0, 1, 2]], (1 + 1 - (1 + 2 * cosine) / 3) / 2),
+        ([[0, 4, 3]], 1),  # nothing is known of item 4
+        ([[0, 1], [4, 3], [2, -1]], 0),  # two lists have no pair
+        ([[0, -1], [4, 3]], 0),  # none has
+    ]:
+        assert intra_list_distance(ranked, categories) == pytest.approx(distance)
+
+
+@in_any_time
+@given(rankings(), st.integers(0, 2**32 - 1))
+def test_intra_list_distance_is_the_mean_over_pairs(
+    case: tuple[np.ndarray, np.ndarray], seed: int
+) -> None:
+    ranked, _ = case
+    sets = np.random.default_rng(seed).random((ITEMS, 4)) < 0.4
+    means = []
+    for row in ranked:
+        known = [sets[item] for item in row if item >= 0 and sets[item].any()]
+        distances = [
+            1 - (a & b).sum() / math.sqrt(a.sum() * b.sum())
+            for a, b in itertools.combinations(known, 2)
+        ]
+        means += [np.mean(distances)] if distances else []
+    ours = intra_list_distance(ranked, sp.csr_array(sets))
+    assert 0 <= ours <= 1
+    assert ours == pytest.approx(np.mean(means) if means else 0, abs=1e-9)
+
+
+@in_any_time
+@given(rankings())
+def test_diversity_counts_the_first_places(case: tuple[np.ndarray, np.ndarray]) -> None:
+    ranked, _ = case
+    categories = sp.csr_array(np.eye(ITEMS)[:, :7] + np.eye(ITEMS, k=1)[:, :7])
+    assert diversity_metrics(ranked, ITEMS, categories, cutoff=4) == {
+        "coverage@4": catalogue_coverage(ranked[:, :4], ITEMS),
+        "gini@4": gini(ranked[:, :4], ITEMS),
+        "intra_list_distance@4": intra_list_distance(ranked[:, :4], categories),
+        "n": len(ranked),
+    }
+    assert set(diversity_metrics(ranked, ITEMS)) == {"coverage@10", "gini@10", "n"}
+
+
+@pytest.mark.parametrize("cutoff", [0, 11])
+def test_diversity_within_the_lists(cutoff: int) -> None:
+    with pytest.raises(ValueError, match=f"cutoff is {cutoff}, expected 1 to 10"):
+        diversity_metrics([list(range(10))], ITEMS, cutoff=cutoff)
+
+
+def distance_in(ranked: list[list[int]], num_items: int) -> float:
+    return intra_list_distance(ranked, sp.csr_array(np.eye(num_items)))
+
+
+@pytest.mark.parametrize("metric", [catalogue_coverage, gini, distance_in])
 def test_catalogue_errors(metric) -> None:
     with pytest.raises(ValueError, match="row 1 holds item 4, but the catalogue has 4 items"):
         metric([[0, 1], [4, 2]], 4)

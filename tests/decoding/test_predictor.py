@@ -1,0 +1,59 @@
+"""What a ranking may name: lists of excluded items and masks, together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from p5_t5.artifact import load_artifact
+from p5_t5.decoding.predictor import Predictor
+from p5_t5.prompting.prompter import Prompt
+
+SOURCES = ["Go on with <item_3> , <item_4>", "Go on", "What does one who has <item_7> want ?"]
+PROMPTS = [Prompt(source=source, given="", target="") for source in SOURCES]
+EXCLUDED = [np.array(row, dtype=np.int32) for row in ([3, 4], [], [7])]
+
+
+@pytest.fixture(scope="module")
+def predictor(trained: Path) -> Predictor:
+    model, tokenizer, knowledge = load_artifact(trained)
+    predictor = knowledge.predictor(model, tokenizer)
+    predictor.batch_size = 2
+    return predictor
+
+
+@pytest.mark.parametrize("excluded", [None, EXCLUDED])
+@pytest.mark.parametrize("each", [False, True])
+def test_masks_and_excluded_items_hold_together(
+    predictor: Predictor, excluded: list[np.ndarray] | None, each: bool
+) -> None:
+    allowed = torch.zeros(3, 120, dtype=torch.bool)
+    allowed[:, 2:9] = True
+    if each:
+        allowed[1, 5:60] = True
+    items, scores = predictor.rank(PROMPTS, 120, excluded, allowed if each else allowed[0])
+    free, free_scores = predictor.rank(PROMPTS, 120)
+    for row in range(3):
+        legal = set(allowed[row].nonzero().flatten().tolist())
+        legal -= set() if excluded is None else set(excluded[row].tolist())
+        assert (items[row, len(legal) :] == -1).all()
+        found = items[row, : len(legal)].tolist()
+        kept = np.isin(free[row], list(legal))
+        assert found == free[row, kept].tolist() and set(found) == legal
+        np.testing.assert_allclose(scores[row, : len(legal)], free_scores[row, kept], atol=1e-4)
+
+
+def test_a_prompt_that_may_name_nothing_is_told_by_its_number(predictor: Predictor) -> None:
+    allowed = torch.zeros(120, dtype=torch.bool)
+    allowed[7] = True
+    with pytest.raises(ValueError, match="request 2 allows no item"):
+        predictor.rank(PROMPTS, 5, EXCLUDED, allowed)
+
+
+@pytest.mark.parametrize("shape", [(119,), (2, 120), (3, 1, 120)])
+def test_a_mask_of_another_shape_is_refused(predictor: Predictor, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="the mask of allowed items"):
+        predictor.rank(PROMPTS, 5, allowed=torch.ones(shape, dtype=torch.bool))
