@@ -107,7 +107,7 @@ def beam_search(
     scores = torch.full((requests, k), _NEVER, device=model.device)
     while True:
         level += 1
-        child, score, parent = _expand(trie, live, legal, over_vocabulary)
+        child, score, parent = _expand(trie, live, legal, level, k + max(beams, k), over_vocabulary)
         done = settles(trie, child, over_vocabulary)
         items, scores = _merge(trie, items, scores, child, score.masked_fill(~done, _NEVER))
         score = score.masked_fill(done, _NEVER)
@@ -219,31 +219,54 @@ def output_logits(
 
 
 def _expand(
-    trie: TrieTensors, live: _Beams, legal: LegalLeaves | None, over_vocabulary: bool
+    trie: TrieTensors,
+    live: _Beams,
+    legal: LegalLeaves | None,
+    level: int,
+    most: int,
+    over_vocabulary: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """All children of all live beams.
+    """The best legal children of all live beams.
+
+    As many as k items and a full set of beams are enough: of what comes after them, either there
+    are k better items already, or as many better beams.
+
+    Args:
+        trie: the item codes.
+        live: the beams.
+        legal: what may be named.
+        level: of the children.
+        most: how many legal children are wanted.
+        over_vocabulary: score over all tokens instead of the legal ones.
 
     Returns:
         Node, score (-inf where there is none or nothing legal lies below) and the number of the
-        parent's beam, each of shape (requests, beams * most children).
+        parent's beam, each of shape (requests, children).
     """
-    first = trie.children[live.node].long()
-    number = trie.children[live.node + 1] - first
-    number = number.masked_fill(live.score == _NEVER, 0)
-    ordinal = torch.arange(int(number.max()), device=first.device)
-    exists = ordinal < number[..., None]
-    child = torch.where(exists, first[..., None] + ordinal, 0)
-    column = (trie.token if over_vocabulary else trie.column)[child].long().clamp(min=0)
-    score = live.logits.gather(2, column).masked_fill(~exists, _NEVER)
-    total = live.logits if over_vocabulary else score
-    score = score - total.logsumexp(-1, keepdim=True)
+    first = trie.children[live.node]
+    number = (trie.children[live.node + 1] - first).masked_fill(live.score == _NEVER, 0)
+    widest = int(number.max())
+    ordinal = torch.arange(widest, dtype=torch.int32, device=first.device)
+    child = (first[..., None] + ordinal).clamp_(max=len(trie.token) - 1)
+    # What is no child of the node is of any level, and masked below.
+    column = (trie.token if over_vocabulary else trie.column)[child].long()
+    column.clamp_(max=live.logits.shape[2] - 1)
+    score = live.logits.gather(2, column)
+    score.masked_fill_(ordinal >= number[..., None], _NEVER)
+    total = (live.logits if over_vocabulary else score).logsumexp(-1)
+    # A beam without any child has nothing to add to.
+    score += (live.score - total).masked_fill(number == 0, 0)[..., None]
+    request = torch.arange(len(child), device=child.device)
+    shut = None
     if legal is not None:
-        request = torch.arange(len(child), device=child.device)[:, None, None]
-        exists = exists & legal.below(request, child)
-    # A beam without any child is inf - inf above, which the mask covers.
-    score = (live.score[..., None] + score).masked_fill(~exists, _NEVER)
-    parent = torch.arange(child.shape[1], device=child.device)[None, :, None].expand_as(child)
-    return child.flatten(1), score.flatten(1), parent.flatten(1)
+        score.masked_fill_(~legal.open(request[:, None, None], child), _NEVER)
+        shut = legal.shut(level)
+        most += shut.most
+    score, index = score.flatten(1).topk(min(most, child[0].numel()), dim=1)
+    node = child.flatten(1).gather(1, index).long()
+    if shut is not None:
+        score = score.masked_fill(shut.holds(request[:, None], node), _NEVER)
+    return node, score, index.div(widest, rounding_mode="floor")
 
 
 def settles(trie: TrieTensors, node: torch.Tensor, over_vocabulary: bool) -> torch.Tensor:

@@ -61,9 +61,9 @@ def encode(
     hidden = encoded.states
     place = torch.arange(ragged.length, device=hidden.device)
     first = encoder.block[0].layer[0].SelfAttention
-    bias = position_bias(first, (place[None, :] - place[:, None])[None], causal=False)
+    bias = position_bias(first, place[None, :] - place[:, None], causal=False).permute(2, 0, 1)
     if (padding := encoded.key_bias()) is not None:
-        bias = bias + padding
+        bias = bias + padding  # (batch, heads, length, length)
     for block in encoder.block:
         attention = block.layer[0].SelfAttention
         entered = normed(block.layer[0].layer_norm, hidden)

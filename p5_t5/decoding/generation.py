@@ -224,7 +224,7 @@ class TrieLogitsProcessor(LogitsProcessor):
                 "the mask of allowed items has"
             )
         request = row // (len(node) // self.requests)
-        some = self.legal.below(request, child)
+        some = self.legal.open(request, child)
         return row[some], child[some]
 
 

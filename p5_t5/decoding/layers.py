@@ -122,11 +122,11 @@ def position_bias(attention: T5Attention, relative: torch.Tensor, causal: bool) 
 
     Args:
         attention: a stack's first self-attention, which holds the table.
-        relative: position of the key minus that of the query, shape (batch, queries, keys).
+        relative: position of the key minus that of the query, any shape.
         causal: whether keys after the query don't count, as in a decoder.
 
     Returns:
-        Shape (batch, heads, queries, keys).
+        The shape of ``relative`` and the heads as a last dimension.
     """
     buckets = attention._relative_position_bucket(
         relative,
@@ -134,5 +134,5 @@ def position_bias(attention: T5Attention, relative: torch.Tensor, causal: bool) 
         num_buckets=attention.relative_attention_num_buckets,
         max_distance=attention.relative_attention_max_distance,
     )
-    bias: torch.Tensor = attention.relative_attention_bias(buckets).permute(0, 3, 1, 2)
+    bias: torch.Tensor = attention.relative_attention_bias(buckets)
     return bias

@@ -1,8 +1,8 @@
-"""Which leaves of the trie a request may reach.
+"""Which items a request may name, as nodes of the trie.
 
-The leaves below a node are neighbours, so "is any legal item below this node" is a difference of
-two running counts. Conditions that all requests share are counted once, whatever the size of the
-catalogue; what a single request must not name is a short sorted list and costs nothing that grows
+The leaves below a node are neighbours, so how many allowed items lie below it is a difference of
+two running counts. A condition that all requests share is carried up the trie once and kept. What
+single requests must not name are short lists: they shut few nodes, and what they cost doesn't grow
 with the catalogue.
 """
 
@@ -28,12 +28,15 @@ class LegalLeaves:
         trie: whose leaves.
         counts: how many allowed leaves stand before each leaf, shape (requests or 1, items + 1);
             ``None`` where all are allowed.
+        nodes: whether an allowed leaf lies below each node, where requests share the mask, shape
+            (nodes,).
         denied: ``request * (items + 1) + leaf`` for each allowed leaf that is denied to a request,
             ascending.
     """
 
     trie: TrieTensors
     counts: torch.Tensor | None = None
+    nodes: torch.Tensor | None = None
     denied: torch.Tensor | None = None
 
     @classmethod
@@ -59,7 +62,11 @@ class LegalLeaves:
         if bool(empty.any()):
             who = f"request {int(empty.int().argmax())}" if allowed.dim() == 2 else "the mask"
             raise ValueError(f"{who} allows no item at all")
-        return cls(trie, counts)
+        nodes = None
+        if len(counts) == 1:
+            begin, stop = trie.leaves.unbind(1)
+            nodes = counts[0, stop] > counts[0, begin]
+        return cls(trie, counts, nodes)
 
     def deny(self, lists: Lists) -> LegalLeaves:
         """Takes away what single requests must not name.
@@ -109,7 +116,7 @@ class LegalLeaves:
             new = torch.arange(len(chosen), device=chosen.device).repeat_interleave(length)
             place = torch.arange(len(new), device=chosen.device) - (length.cumsum(0) - length)[new]
             denied = denied[begin[new] + place] + (new - chosen[new]) * width
-        return LegalLeaves(self.trie, counts, denied)
+        return LegalLeaves(self.trie, counts, self.nodes, denied)
 
     def check(self, requests: int) -> None:
         """Raises a ``ValueError`` unless each of so many requests has a mask."""
@@ -118,8 +125,8 @@ class LegalLeaves:
                 f"the mask of allowed items is for {len(self.counts)} requests, expected {requests}"
             )
 
-    def below(self, request: torch.Tensor, node: torch.Tensor) -> torch.Tensor:
-        """Whether any legal leaf lies below a node.
+    def open(self, request: torch.Tensor, node: torch.Tensor) -> torch.Tensor:
+        """Whether any allowed leaf lies below a node; denied ones count as allowed.
 
         Args:
             request: numbers of requests, of a shape that expands to that of ``node``.
@@ -128,16 +135,62 @@ class LegalLeaves:
         Returns:
             The shape of ``node``.
         """
-        begin, stop = self.trie.leaves[node].long().unbind(-1)
+        if self.nodes is not None:
+            return self.nodes[node]
         if self.counts is None:
-            number = stop - begin
-        else:
+            return torch.ones_like(node, dtype=torch.bool)
+        begin, stop = self.trie.leaves[node].unbind(-1)
+        return self.counts[request, stop] > self.counts[request, begin]
+
+    def shut(self, level: int) -> Shut:
+        """The nodes of one level all of whose allowed leaves are denied."""
+        count = len(self.trie.token)
+        if self.denied is None:
+            return Shut(self.trie.items.new_empty(0, dtype=torch.long), count)
+        begin, end = self.trie.trie.levels[level : level + 2].tolist()
+        request, leaf = self.denied // (len(self.trie) + 1), self.denied % (len(self.trie) + 1)
+        first, last = self.trie.leaves[begin:end].long().unbind(1)
+        place = torch.searchsorted(first.contiguous(), leaf, right=True) - 1
+        # A code that ended before this level has no node in it.
+        has = (place >= 0) & (leaf < last[place.clamp(min=0)])
+        keys, number = (request[has] * count + begin + place[has]).unique_consecutive(
+            return_counts=True
+        )
+        request, node = keys // count, keys % count
+        start, stop = self.trie.leaves[node].long().unbind(1)
+        if self.counts is not None:
             own = request if len(self.counts) > 1 else torch.zeros_like(request)
-            number = self.counts[own, stop] - self.counts[own, begin]
-        if self.denied is not None:
-            first = request * (len(self.trie) + 1)
-            number = number - (
-                torch.searchsorted(self.denied, first + stop)
-                - torch.searchsorted(self.denied, first + begin)
-            )
-        return number > 0
+            start, stop = self.counts[own, start], self.counts[own, stop]
+        return Shut(keys[number == stop - start], count)
+
+    def below(self, request: torch.Tensor, node: torch.Tensor, level: int) -> torch.Tensor:
+        """Whether any legal leaf lies below a node of one level; shapes as in ``open``."""
+        return self.open(request, node) & ~self.shut(level).holds(request, node)
+
+
+@dataclass(frozen=True)
+class Shut:
+    """Nodes that single requests must not enter.
+
+    Attributes:
+        keys: ``request * nodes + node``, ascending.
+        nodes: how many nodes the trie has.
+    """
+
+    keys: torch.Tensor
+    nodes: int
+
+    @property
+    def most(self) -> int:
+        """The largest number of nodes that are shut to one request."""
+        if not len(self.keys):
+            return 0
+        return int((self.keys // self.nodes).unique_consecutive(return_counts=True)[1].max())
+
+    def holds(self, request: torch.Tensor, node: torch.Tensor) -> torch.Tensor:
+        """Whether nodes are shut to requests; the shape of ``node``."""
+        if not len(self.keys):
+            return torch.zeros_like(node, dtype=torch.bool)
+        key = request * self.nodes + node
+        place = torch.searchsorted(self.keys, key).clamp(max=len(self.keys) - 1)
+        return self.keys[place] == key

@@ -38,6 +38,10 @@ class TreeDecoder:
         self.cross = [
             (spread(a, a.k(encoded.states)), spread(a, a.v(encoded.states))) for a in attentions
         ]
+        # Beyond this distance T5 makes no difference any more.
+        first = self.blocks[0].layer[0].SelfAttention
+        back = torch.arange(first.relative_attention_max_distance + 1, device=encoded.mask.device)
+        self.bias_of = position_bias(first, -back, causal=True)
         self.store: list[tuple[torch.Tensor, torch.Tensor]] = []
         shape, device = (len(encoded), 0), encoded.states.device
         self.positions = torch.empty(shape, dtype=torch.long, device=device)
@@ -100,6 +104,6 @@ class TreeDecoder:
         Returns:
             Shape (batch, heads, new, before + new).
         """
-        relative = self.positions[:, None, :] - positions[:, :, None]
-        bias = position_bias(self.blocks[0].layer[0].SelfAttention, relative, causal=True)
+        back = (positions[:, :, None] - self.positions[:, None, :]).clamp_(0, len(self.bias_of) - 1)
+        bias = self.bias_of[back].permute(0, 3, 1, 2)
         return bias.masked_fill(~visible[:, None], torch.finfo(bias.dtype).min)
