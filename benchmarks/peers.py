@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ LIST_LENGTH = 20
 EASE_L2 = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 SHRINKAGES = (0.0, 3.0, 10.0, 30.0, 100.0)
 LENGTH_PENALTIES = (0.25, 0.5, 0.75, 1.0)
-NEIGHBOURS = (20, 50, 100, 200, 400)
+NEIGHBOURS = (50, 100, 200, 400, 800)
 DECAYS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.6)
 
 Floats = npt.NDArray[np.floating]
@@ -171,7 +170,9 @@ def choose(
     """
     began = time.monotonic()
     best: tuple[float, dict[str, Any], Scorer] | None = None
-    for tried, (setting, scorer) in enumerate(candidates, start=1):
+    tried = 0
+    for setting, scorer in candidates:
+        tried += 1
         value = ndcg(rank(scorer, histories, keep_seen=keep_seen, length=10), targets)
         if best is None or value > best[0]:
             best = value, setting, scorer
@@ -262,11 +263,12 @@ def bm25(
     An item is the document, its users are the words: a user of many items says little, and so
     does each user of an item that many have.
     """
-    users, items = taken.shape
-    rarity = np.log(items / (1 + np.asarray(taken.sum(axis=1)).ravel())).clip(min=0)
+    rarity = np.log(taken.shape[1] / (1 + np.asarray(taken.sum(axis=1)).ravel())).clip(min=0)
     lengths = np.asarray(taken.sum(axis=0)).ravel()
     length = 1 - length_penalty + length_penalty * lengths / lengths.mean()
-    weighted = sparse.diags(rarity) @ taken @ sparse.diags((saturation + 1) / (saturation * length + 1))
+    weighted = (
+        sparse.diags(rarity) @ taken @ sparse.diags((saturation + 1) / (saturation * length + 1))
+    )
     similar = (weighted.T @ weighted).tocoo()
     return _without_diagonal(similar, similar.data)
 

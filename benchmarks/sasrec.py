@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib.metadata
 import json
 import logging
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,32 +29,60 @@ from rectools.models import SASRecModel
 from rectools.models.nn.transformers.lightning import TransformerLightningModule
 from torch.nn import functional
 
-VALIDATIONS = 60
+VALIDATIONS = 100
+PATIENCE = 10
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How SASRec is built and trained, mostly in RecTools' words.
+    """How SASRec is built and trained, in RecTools' words.
 
     Attributes:
         session_max_len: items that the model reads. Longer training histories are cut into
             windows of that length, so that none of their items is lost as a target.
-        patience: stop after so many validations without a better one.
+        n_negatives: for the sampled losses only.
     """
 
     session_max_len: int = 50
-    loss: str = "softmax"
-    n_negatives: int = 1
-    gbce_t: float = 0.75
-    n_factors: int = 64
+    n_factors: int = 128
     n_blocks: int = 2
     n_heads: int = 2
-    dropout_rate: float = 0.3
-    lr: float = 1e-3
-    batch_size: int = 128
-    use_key_padding_mask: bool = False
-    patience: int = 10
-    decay: bool = False
+    dropout_rate: float = 0.4
+    lr: float = 0.002
+    batch_size: int = 64
+    loss: str = "softmax"
+    n_negatives: int = 128
+    gbce_t: float = 0.75
+
+
+# The best first; the next one is tried when validation has stopped improving and time is left.
+SETTINGS: dict[str, tuple[Setting, ...]] = {
+    "movielens-100k": (
+        Setting(dropout_rate=0.3),
+        Setting(dropout_rate=0.5),
+        Setting(session_max_len=25, batch_size=128),
+    ),
+    "beauty": (
+        Setting(session_max_len=20, n_factors=64, batch_size=128, dropout_rate=0.5),
+        Setting(session_max_len=20, batch_size=128, dropout_rate=0.5),
+    ),
+    "lastfm": (Setting(n_factors=64, dropout_rate=0.5), Setting(dropout_rate=0.5)),
+}
+# With more items than these, a sampled loss.
+SMALL_CATALOGUE = 20_000
+
+
+def settings_for(dataset: str, train: Histories) -> tuple[Setting, ...]:
+    """The settings found for a data set, or a guess by its size."""
+    if dataset in SETTINGS:
+        return SETTINGS[dataset]
+    longest = int(np.quantile(np.diff(train.offsets), 0.95))
+    loss = "softmax" if train.num_items <= SMALL_CATALOGUE else "gBCE"
+    length = min(max(longest, 10), 50)
+    return tuple(
+        Setting(session_max_len=length, n_factors=width, dropout_rate=0.5, loss=loss)
+        for width in (64, 128)
+    )
 
 
 def windows(train: Histories, length: int) -> Dataset:
@@ -76,8 +105,8 @@ def windows(train: Histories, length: int) -> Dataset:
     return Dataset.construct(frame)
 
 
-class PlacesOnly(TransformerLightningModule):
-    """RecTools' softmax loss without its work at padded places: the same value, twice as fast."""
+class TargetsOnly(TransformerLightningModule):
+    """RecTools' softmax loss without its work at padded places: the same value in less time."""
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """The mean cross-entropy over the places that have a target."""
@@ -91,10 +120,7 @@ class PlacesOnly(TransformerLightningModule):
 
 def make_model(setting: Setting) -> SASRecModel:
     """An untrained SASRec whose trainer says nothing and writes nothing."""
-    options = asdict(setting)
-    for own in ("patience", "decay"):
-        options.pop(own)
-    model = SASRecModel(**options, lightning_module_type=PlacesOnly)
+    model = SASRecModel(**asdict(setting), lightning_module_type=TargetsOnly)
     model._trainer = Trainer(
         max_epochs=1,
         logger=False,
@@ -108,30 +134,28 @@ def make_model(setting: Setting) -> SASRecModel:
 
 
 class Scores:
-    """A SASRec's scores of the whole catalogue; -inf for items that training has not seen."""
+    """A SASRec's scores of the whole catalogue; -inf for items that training has not shown."""
 
     def __init__(self, model: SASRecModel, num_items: int) -> None:
-        """Takes the item numbers of the model and its item embeddings."""
+        """Takes the model's item numbers and item embeddings."""
         self.network, self.length = model.torch_model.eval(), model.session_max_len
-        known = model.data_preparator.item_id_map
-        self.number = known.convert_to_internal(np.arange(num_items), strict=False, return_missing=False)
-        self.rows = known.convert_to_external(self.number).astype(np.int64)
+        self.rows = np.array(model.data_preparator.get_known_item_ids(), dtype=np.int64)
+        self.numbers = model.data_preparator.get_known_items_sorted_internal_ids()
         self.number_of = np.zeros(num_items, dtype=np.int64)
-        self.number_of[self.rows] = self.number
+        self.number_of[self.rows] = self.numbers
         with torch.no_grad():
             self.embeddings = self.network.item_model.get_all_embeddings()
 
     @torch.no_grad()
     def __call__(self, histories: Histories) -> Floats:
-        """Scores, shape (users, items)."""
+        """Scores of the newest items that the model reads, shape (users, items)."""
         users, items, ages = histories.users, self.number_of[histories.items], histories.ages
         read = np.zeros((len(histories), self.length), dtype=np.int64)
         near = ages < self.length
         read[users[near], self.length - 1 - ages[near]] = items[near]
         sessions = self.network.encode_sessions({"x": torch.from_numpy(read)}, self.embeddings)
-        found = (sessions[:, -1] @ self.embeddings[self.number].T).numpy()
         scores = np.full((len(histories), len(self.number_of)), -np.inf, dtype=np.float32)
-        scores[:, self.rows] = found
+        scores[:, self.rows] = (sessions[:, -1] @ self.embeddings[self.numbers].T).numpy()
         return scores
 
 
@@ -140,47 +164,122 @@ class Run:
     """One training of one setting.
 
     Attributes:
-        value: its best NDCG@10 on validation.
-        epochs: how many were trained until then.
+        model: with its best weights.
+        validation: the best NDCG@10 there, for ``epoch``.
+        epochs: how many were trained in all.
     """
 
     setting: Setting
     model: SASRecModel
-    value: float = -1.0
+    validation: float = -1.0
+    epoch: int = 0
     epochs: int = 0
-    trained: int = 0
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Validation: the newest items of some users, asked from all before them."""
+
+    histories: Histories
+    targets: Integers
+    keep_seen: bool
+
+    def __call__(self, model: SASRecModel) -> float:
+        """NDCG@10 over the whole catalogue."""
+        scores = Scores(model, self.histories.num_items)
+        lists = rank(scores, self.histories, keep_seen=self.keep_seen, length=10)
+        return ndcg(lists, self.targets)
 
 
 def train_model(
-    setting: Setting,
-    train: Histories,
-    judged: Histories,
-    targets: Integers,
-    *,
-    keep_seen: bool,
-    seconds: float,
-    seed: int,
+    setting: Setting, train: Histories, judge: Judge, *, seconds: float, leg: float, seed: int
 ) -> Run:
-    """Trains until the time is over or validation stops improving; leaves the best weights."""
+    """Trains until the time is over or validation stops improving; leaves the best weights.
+
+    Args:
+        setting: how.
+        train: the training histories.
+        judge: called about every ``leg`` seconds, after whole epochs.
+        seconds: the time.
+        leg: as said.
+        seed: of initialisation, order, dropout and negatives.
+    """
     began = time.monotonic()
-    seed_everything(seed)
-    model, data = make_model(setting), windows(train, setting.session_max_len)
-    run = Run(setting, model)
-    best: dict[str, torch.Tensor] = {}
-    waited, epochs, took = 0, 1, 0.0
-    while (spent := time.monotonic() - began) + took < seconds and waited < setting.patience:
-        if setting.decay and run.trained:
-            for group in model.lightning_model.optimizer.param_groups:
-                group["lr"] = setting.lr * max(1 - spent / seconds, 0.02)
-        model.fit_partial(data, min_epochs=epochs, max_epochs=epochs)
-        run.trained += epochs
-        lists = rank(Scores(model, train.num_items), judged, keep_seen=keep_seen, length=10)
-        value, waited = ndcg(lists, targets), waited + 1
-        if value > run.value:
-            run.value, run.epochs, waited = value, run.trained, 0
-            best = copy.deepcopy(model.torch_model.state_dict())
-        took = time.monotonic() - began - spent
-        if True: print(f"  {time.monotonic()-began:.0f}s epoch {run.trained} ndcg {value:.4f}", flush=True)
-        epochs = max(1, round(epochs * seconds / VALIDATIONS / took))
-    model.torch_model.load_state_dict(best)
+    seed_everything(seed, verbose=False)
+    run = Run(setting, make_model(setting))
+    data, best = windows(train, setting.session_max_len), {}
+    waited, epochs, spent, took = 0, 1, 0.0, 0.0
+    while not best or (spent + took < seconds and waited < PATIENCE):
+        run.model.fit_partial(data, min_epochs=epochs, max_epochs=epochs)
+        run.epochs += epochs
+        value, waited = judge(run.model), waited + 1
+        if value > run.validation:
+            run.validation, run.epoch, waited = value, run.epochs, 0
+            best = copy.deepcopy(run.model.torch_model.state_dict())
+        took, spent = time.monotonic() - began - spent, time.monotonic() - began
+        print(f"sasrec {spent:.0f} s, epoch {run.epochs}: ndcg@10 {value:.4f}", flush=True)
+        epochs = max(1, round(epochs * leg / took))
+    run.model.torch_model.load_state_dict(best)
     return run
+
+
+def train_best(
+    settings: Sequence[Setting], train: Histories, judge: Judge, *, minutes: float, seed: int
+) -> list[Run]:
+    """Trains one setting after the other while the time lasts.
+
+    Returns:
+        The runs, the best on validation first.
+    """
+    end, runs = time.monotonic() + 60 * minutes, []
+    leg = 60 * minutes / VALIDATIONS
+    for setting in settings:
+        left = end - time.monotonic()
+        # What is left must be enough to learn something.
+        if runs and left < PATIENCE * leg:
+            break
+        print(f"sasrec {setting}", flush=True)
+        runs.append(train_model(setting, train, judge, seconds=left, leg=leg, seed=seed))
+    return sorted(runs, key=lambda run: -run.validation)
+
+
+def main() -> None:
+    """Reads histories, trains, and writes the lists."""
+    parser = argparse.ArgumentParser(description="Train RecTools' SASRec on given histories.")
+    parser.add_argument("given", type=Path, help="offsets, items, num_items and judged, as .npz")
+    parser.add_argument("answer", type=Path, help="lists, lists_keep_seen and facts, as .npz")
+    parser.add_argument("--dataset", default="", help="name, for the settings found for it")
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--keep_seen", action="store_true", help="so on validation")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
+    began = time.monotonic()
+    with np.load(options.given) as given:
+        known = Histories(given["offsets"], given["items"], int(given["num_items"]))
+        users = given["judged"]
+    train = known.without_newest()
+    judge = Judge(train.of(users), known.newest[users], options.keep_seen)
+    settings = settings_for(options.dataset, train)
+    runs = train_best(settings, train, judge, minutes=options.minutes, seed=options.seed)
+    best = runs[0]
+    facts = {
+        "minutes": (time.monotonic() - began) / 60,
+        "validation": best.validation,
+        "setting": asdict(best.setting) | {"epoch": best.epoch},
+        "tried": len(runs),
+        "versions": {n: importlib.metadata.version(n) for n in ("rectools", "torch")},
+    }
+    scores = Scores(best.model, known.num_items)
+    np.savez(
+        options.answer,
+        lists=rank(scores, known, keep_seen=False),
+        lists_keep_seen=rank(scores, known, keep_seen=True),
+        facts=json.dumps(facts),
+    )
+
+
+if __name__ == "__main__":
+    main()
