@@ -19,9 +19,9 @@ from scipy import linalg, sparse
 LIST_LENGTH = 20
 EASE_L2 = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 SHRINKAGES = (0.0, 3.0, 10.0, 30.0, 100.0)
-LENGTH_PENALTIES = (0.25, 0.5, 0.75, 1.0)
-NEIGHBOURS = (50, 100, 200, 400, 800)
-DECAYS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.6)
+LENGTH_PENALTIES = (0.0, 0.25, 0.5, 0.75)
+NEIGHBOURS = (25, 50, 100, 200, 400, 800)
+DECAYS = (1.0, 0.95, 0.9, 0.8, 0.6, 0.4)
 
 Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.integer]
@@ -227,8 +227,8 @@ def item_neighbours(train: Histories) -> Candidates:
     # What no neighbour reaches follows in the order of popularity.
     popular = np.asarray(taken.sum(axis=0)).ravel()
     popular = (1e-6 * popular / popular.sum()).astype(np.float32)
-    similarities = [("cosine", value) for value in SHRINKAGES]
-    similarities += [("bm25", value) for value in LENGTH_PENALTIES]
+    similarities = [("bm25", value) for value in LENGTH_PENALTIES]
+    similarities += [("cosine", value) for value in SHRINKAGES]
     for name, value in similarities:
         similar = cosine(taken, value) if name == "cosine" else bm25(taken, value)
         for neighbours in NEIGHBOURS:

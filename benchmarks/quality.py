@@ -187,13 +187,13 @@ def average(rows: Sequence[Row]) -> Row:
     """The mean of the numbers of several seeds, with their deviation in ``std``."""
     if len(rows) == 1:
         return rows[0]
-    numbers = (*SHOWN, "minutes")
+    numbers = [name for name in (*SHOWN, "minutes", "validation") if name in rows[0]]
     values = {name: np.array([row[name] for row in rows]) for name in numbers}
     return {
         **rows[0],
         **{name: float(column.mean()) for name, column in values.items()},
         "std": {name: float(column.std(ddof=1)) for name, column in values.items()},
-        "setting": [row["setting"] for row in rows],
+        **{name: [row[name] for row in rows] for name in ("setting", "tried") if name in rows[0]},
     }
 
 

@@ -58,9 +58,9 @@ class Setting:
 # The best first; the next one is tried when validation has stopped improving and time is left.
 SETTINGS: dict[str, tuple[Setting, ...]] = {
     "movielens-100k": (
-        Setting(dropout_rate=0.3),
-        Setting(dropout_rate=0.5),
         Setting(session_max_len=25, batch_size=128),
+        Setting(session_max_len=25, batch_size=128, dropout_rate=0.5),
+        Setting(dropout_rate=0.5),
     ),
     "beauty": (
         Setting(session_max_len=20, n_factors=64, batch_size=128, dropout_rate=0.5),
