@@ -17,6 +17,7 @@ import runpy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,19 +27,19 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from p5_t5.data.splits import Split, leave_one_out
 from p5_t5.data.tables import check_tables
-from p5_t5.prompting.feature_words import FeatureWords, learn_feature_words
+from p5_t5.prompting.feature_words import learn_feature_words
 from p5_t5.prompting.review_explanations import choose_sentences
 
 REVIEWS = "reviews_Musical_Instruments_5.json.gz"
 WORDS, USERS = "sentires_features.json", "sentires_user_feature_sentiment.json"
 PREPARER = Path(__file__).resolve().parents[1] / "data" / "amazon_2014.py"
-TERM = {"stop_words": "english", "token_pattern": r"(?i)\b[a-z]{3,}\b", "min_df": 2}
+COUNTS = ("words", "best_words")
 COLUMNS = (
-    *("words", "precision", "recall", "f1", "best_f1", "coverage", "in_list", "in_user"),
-    *("pair_precision", "pair_recall", "seconds"),
+    *("words", "precision", "recall", "f1", "best_words", "best_f1", "coverage"),
+    *("in_list", "in_user", "pair_precision", "pair_recall", "seconds"),
 )
 
-Features = list[str | None]
+Reviews = Sequence[str | None]
 
 
 @dataclass(frozen=True)
@@ -62,45 +63,68 @@ def read_split(path: Path) -> Split:
     return leave_one_out(check_tables("reviews", reviews, users=users))
 
 
-def ranked_terms(vectorizer: CountVectorizer, reviews: Sequence[str]) -> dict[str, float]:
-    """All terms with their mean value, greatest first; equal ones in alphabetical order."""
-    values = np.asarray(vectorizer.fit_transform(reviews).mean(axis=0)).ravel()
-    names = vectorizer.get_feature_names_out()
-    return {str(names[at]): float(values[at]) for at in np.argsort(-values, kind="stable")}
+@dataclass(frozen=True)
+class Answer:
+    """What a rule finds: feature words, and the feature of each interaction's explanation.
+
+    ``ranked`` holds all the words that the rule could have listed, the surest first.
+    """
+
+    words: Sequence[str]
+    features: Sequence[str | None]
+    ranked: Sequence[str] = ()
 
 
-def f1(found: int, listed: int, wanted: int) -> float:
-    """The harmonic mean of precision and recall of ``listed`` words, ``found`` of them right."""
-    return 2 * found / (listed + wanted)
+def learnt(training: Reviews, reviews: Reviews) -> Answer:
+    """The rule of this project."""
+    words = learn_feature_words(training)
+    return Answer(list(words.weights), choose_sentences(reviews, words)[1])
 
 
-def judge(
-    words: Sequence[str], features: Features, user_ids: Sequence[str], reference: Reference
-) -> dict[str, float]:
-    """How a list of words and the features of all interactions agree with the reference."""
-    right = len(reference.words & set(words))
-    rows = [(user, word) for user, word in zip(user_ids, features, strict=True) if word]
+def listed(training: Reviews, reviews: Reviews) -> Answer:
+    """The rule before it."""
+    counts = shared_words(training)
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    return Answer(ranked, choose_features(reviews, counts), ranked)
+
+
+def terms(kind: type[CountVectorizer], size: int, training: Reviews, reviews: Reviews) -> Answer:
+    """The terms of the greatest mean value; of a review, the one that is greatest in it."""
+    vectorizer = kind(stop_words="english", token_pattern=r"(?i)\b[a-z]{3,}\b", min_df=2)
+    values = vectorizer.fit_transform([text or "" for text in training]).mean(axis=0)
+    order = np.argsort(-np.asarray(values).ravel(), kind="stable")
+    ranked = vectorizer.get_feature_names_out()[order].tolist()
+    own = vectorizer.transform([text or "" for text in reviews])[:, order[:size]].toarray()
+    best, found = own.argmax(axis=1).tolist(), own.any(axis=1).tolist()
+    features = [ranked[at] if known else None for at, known in zip(best, found, strict=True)]
+    return Answer(ranked[:size], features, ranked)
+
+
+def judge(answer: Answer, user_ids: Sequence[str], reference: Reference) -> dict[str, float]:
+    """How an answer agrees with the reference."""
+    listed, wanted = len(answer.words), len(reference.words)
+    right = len(reference.words & set(answer.words))
+    rows = [(user, word) for user, word in zip(user_ids, answer.features, strict=True) if word]
     known = [(user, word) for user, word in rows if user in reference.users]
     pairs = set(known)
     hits = sum(word in reference.users[user] for user, word in pairs)
-    return {
-        "words": len(words),
-        "precision": right / len(words),
-        "recall": right / len(reference.words),
-        "f1": f1(right, len(words), len(reference.words)),
-        "coverage": len(rows) / len(features),
+    result = {
+        "words": listed,
+        "precision": right / listed,
+        "recall": right / wanted,
+        "f1": 2 * right / (listed + wanted),
+        "coverage": len(rows) / len(answer.features),
         "in_list": sum(word in reference.words for _, word in rows) / len(rows),
         "in_user": sum(word in reference.users[user] for user, word in known) / len(known),
         "pair_precision": hits / len(pairs),
         "pair_recall": hits / sum(map(len, reference.users.values())),
     }
-
-
-def best_size(ranked: Sequence[str], reference: Reference) -> float:
-    """The best F1 that any number of the first words has: a choice made on the reference."""
-    right = np.cumsum([word in reference.words for word in ranked])
-    sizes = np.arange(1, len(ranked) + 1)
-    return float(np.max(2 * right / (sizes + len(reference.words))))
+    if answer.ranked:
+        found = np.cumsum([word in reference.words for word in answer.ranked])
+        scores = 2 * found / (np.arange(1, len(found) + 1) + wanted)
+        # Chosen by the reference itself, so an upper bound for rules that leave their size open.
+        result |= {"best_f1": float(scores.max()), "best_words": int(scores.argmax()) + 1}
+    return result
 
 
 def compare(split: Split, reference: Reference) -> dict[str, dict[str, float]]:
@@ -109,39 +133,19 @@ def compare(split: Split, reference: Reference) -> dict[str, dict[str, float]]:
     training = [reviews[row] for row in split.rows("train").tolist()]
     lengths = np.diff(split.histories.offsets)
     user_ids = np.repeat(np.array(split.histories.user_ids), lengths).tolist()
-    results: dict[str, dict[str, float]] = {}
-
-    def run(name: str, rule: Callable[[], tuple[Sequence[str], Features]]) -> None:
+    size = len(learn_feature_words(training).weights)
+    rules: dict[str, Callable[[Reviews, Reviews], Answer]] = {
+        "learnt from judgements": learnt,
+        "shared words, hand-written list": listed,
+        "most frequent terms": partial(terms, CountVectorizer, size),
+        "TF-IDF terms": partial(terms, TfidfVectorizer, size),
+    }
+    results = {}
+    for name, rule in rules.items():
         start = time.perf_counter()
-        words, features = rule()
+        answer = rule(training, reviews)
         seconds = time.perf_counter() - start
-        results[name] = judge(words, features, user_ids, reference) | {"seconds": seconds}
-
-    learnt = learn_feature_words(training)
-
-    def ours() -> tuple[Sequence[str], Features]:
-        words = learn_feature_words(training)
-        return list(words.weights), choose_sentences(reviews, words)[1]
-
-    def listed() -> tuple[Sequence[str], Features]:
-        counts = shared_words(training)
-        return list(counts), choose_features(reviews, counts)
-
-    run("learnt from judgements", ours)
-    run("shared words, hand-written list", listed)
-    counts = shared_words(training)
-    ranked = sorted(counts, key=lambda word: (-counts[word], word))
-    results["shared words, hand-written list"]["best_f1"] = best_size(ranked, reference)
-    for name, kind in (("most frequent terms", CountVectorizer), ("TF-IDF terms", TfidfVectorizer)):
-        terms = ranked_terms(kind(**TERM), [text or "" for text in training])
-
-        def first(terms: dict[str, float] = terms) -> tuple[Sequence[str], Features]:
-            chosen = dict(list(terms.items())[: len(learnt.weights)])
-            words = FeatureWords(chosen, learnt.opinions - chosen.keys())
-            return list(chosen), choose_sentences(reviews, words)[1]
-
-        run(name, first)
-        results[name]["best_f1"] = best_size(list(terms), reference)
+        results[name] = judge(answer, user_ids, reference) | {"seconds": seconds}
     return results
 
 
@@ -150,9 +154,7 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
     lines = ["| rule | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
     for name, values in results.items():
         cells = [
-            ""
-            if column not in values
-            else f"{values[column]:{'d' if column == 'words' else '.3f'}}"
+            f"{values[column]:{'d' if column in COUNTS else '.3f'}}" if column in values else ""
             for column in COLUMNS
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")

@@ -44,7 +44,7 @@ class FeatureWords:
     Attributes:
         weights: each feature word with its weight: by how many different opinion words it is
             judged, times its inverse document frequency.
-        opinions: the opinion words.
+        opinions: the opinion words, the seeds among them.
     """
 
     weights: Mapping[str, float]
@@ -96,7 +96,7 @@ def learn_feature_words(reviews: Sequence[str | None]) -> FeatureWords:
     words = sentences.vocabulary
     return FeatureWords(
         weights=dict(zip(words[codes].to_list(), weights.tolist(), strict=True)),
-        opinions=frozenset(words[np.flatnonzero(opinions)].to_list()),
+        opinions=frozenset({*SEEDS, *words[np.flatnonzero(opinions)].to_list()}),
     )
 
 
