@@ -60,7 +60,7 @@ def judged(review: str, opinions: list[str], targets: list[str]) -> list[tuple[s
         ("The tone wasn't warm", [("warm", "tone", False)]),
         ("The tone is so warm", [("warm", "tone", False)]),
         ("The tone is incredibly warm", [("warm", "tone", False)]),
-        ("The tone is wood and warm", []),
+        ("The tone is wood warm", []),
         ("I like its tone. Warm is good", []),
         ("Warm. Tone", []),
     ],
