@@ -1,4 +1,4 @@
-"""Prepare a category of the Amazon reviews of 2014: ratings, times, review texts, explanations.
+"""Prepare a category of the Amazon reviews of 2014: ratings, times, review texts.
 
 The files have one review, or one product, a line: strict JSON in the later files, a Python literal
 in the older ones; both are read, plain or gzipped, and nothing is ever evaluated. A category's
@@ -16,13 +16,11 @@ import re
 import tempfile
 import urllib.request
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
 import polars as pl
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from tqdm import tqdm
 
 from p5_t5.data.tables import check_tables, data_card, write_tables
@@ -32,46 +30,12 @@ ADDRESS = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 TIMEOUT = 30  # seconds without a byte
 ORIGIN = (
     "Amazon product data of 2014, collected by J. McAuley and others; 5-core reviews: every user "
-    "and every item has at least five. Explanations: sentences of the reviews themselves, chosen "
-    "by a word that many reviews share."
+    "and every item has at least five. Explanations are taken from the reviews on reading."
 )
 TERMS = (
     "Given out for research; no licence text comes with it. Publications cite R. He and J. "
     "McAuley, Ups and Downs, WWW 2016. This project ships no copy: the data stay on this machine."
 )
-# Words of judging, doing and telling: frequent in reviews, yet no feature of a product.
-OPINIONS = """
-    able absolutely actually add added adding agree allow allows alot amazing amazon anymore
-    arrived available away awesome bad believe best better big bit bought bring buy buying
-    called came can change cheap check clean come comes comfortable compared completely cool
-    couldn couple course day days deal decent decided definitely did didn different does doesn
-    doing don easily easy end entire especially exactly excellent expect expected expensive
-    extra extremely fact far fast favorite feel feels figure finally fine fit fits following
-    found friend fun gave general get gets getting given giving glad goes going good got great
-    guess half happen happy hard haven heavy helps high higher highly hold holds home hope hour
-    hours however idea immediately impressed included including instead isn issue issues item
-    job just keep kept kind know known left let level life light like liked likes line little
-    live long longer look looked looking looks lot lots loud love loved loves low lower made
-    main make makes maybe mean mine minutes month months need needed needs new nice normally
-    nothing notice noticed number obviously offer old older open order ordered original own paid
-    particular particularly people perfect perfectly person personally picked place plan play
-    played playing plays pleased point possible pretty probably problem problems product
-    products pull purchase purchased purpose put puts quick quickly quite rather reach read real
-    really reason received recommend recommended review reviews right run running said save saw
-    say says second seem seems send sent serious seriously set short similar simple simply
-    single situation slightly slip small soft sold solid someone something soon sorry sort
-    sounds spend spent standard star stars start started stay stays stop strong stuck stuff
-    super sure takes tell terrible thank thanks thats thick thin thing things think thought
-    tight time times tiny told took total totally tried trouble try turn understand unless use
-    used useful using usually ve version want wanted wasn waste way week weeks went wide wish
-    won wonder wonderful work worked works worry worse worst worth wouldn write wrong year years
-    yes yet
-"""
-NO_FEATURES = ENGLISH_STOP_WORDS | frozenset(OPINIONS.split())
-SHARE = 0.005  # a feature word stands in at least this share of the reviews
-SHORTEST, LONGEST = 3, 30  # words of an explanation
-SENTENCE = re.compile(r"(?<=[.!?])\s*(?=[A-Z\"'(])|(?<=[.!?])\s+|\n+")
-WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -197,44 +161,6 @@ def _flatten(paths: object) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
-def _words(text: str) -> list[str]:
-    """The words of a text that could name a feature."""
-    found = WORD.findall(text.lower())
-    return [
-        word
-        for word in found
-        if len(word) >= 3 and word.isalpha() and not word.endswith("ly") and word not in NO_FEATURES
-    ]
-
-
-def add_explanations(interactions: pl.DataFrame) -> pl.DataFrame:
-    """Choose a sentence of each review as its explanation, and the word in it as its feature.
-
-    A feature word stands in at least 0.5% of the reviews; a sentence of 3 to 30 words stands for
-    the rarest one in it. The sentence whose word is the most frequent among all reviews wins, the
-    first of equals; reviews without one get neither explanation nor feature.
-    """
-    reviews = [text or "" for text in interactions["review"]]
-    counts = Counter(word for text in reviews for word in set(_words(text)))
-    least = SHARE * len(reviews)
-    sentences: list[str | None] = []
-    features: list[str | None] = []
-    for text in tqdm(reviews, desc="explanations", unit="review"):
-        choices: list[tuple[int, int, str, str]] = []
-        for place, sentence in enumerate(SENTENCE.split(text)):
-            shared = {word for word in _words(sentence) if counts[word] >= least}
-            if shared and SHORTEST <= len(sentence.split()) <= LONGEST:
-                word = min(shared, key=lambda word: (counts[word], word))
-                choices.append((counts[word], -place, word, sentence))
-        _, _, feature, sentence = max(choices, default=(0, 0, None, None))
-        sentences.append(sentence.strip() if sentence else None)
-        features.append(feature)
-    return interactions.with_columns(
-        pl.Series("explanation", sentences, dtype=pl.String),
-        pl.Series("feature", features, dtype=pl.String),
-    )
-
-
 def fetch(name: str, folder: Path) -> Path:
     """Download one file of the collection.
 
@@ -279,7 +205,6 @@ def prepare(output: Path, reviews: Path, metadata: Path | None = None) -> str:
         ValueError: a file is missing or a line cannot be used; names file, line and field.
     """
     interactions, users = read_reviews(reviews)
-    interactions = add_explanations(interactions)
     asins = interactions["item_id"].unique().sort()
     items = pl.DataFrame({"item_id": asins}) if metadata is None else read_metadata(metadata, asins)
     tables = check_tables(

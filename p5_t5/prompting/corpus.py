@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from p5_t5.data.splits import Split, leave_one_out
 from p5_t5.data.tables import read_tables
 from p5_t5.prompting.explanations import derive_explanations
 from p5_t5.prompting.prompter import Prompt, Prompter, PromptSettings
+from p5_t5.prompting.review_explanations import extract_explanations
 from p5_t5.prompting.tasks import TASKS, Task, read_prompts, usable
 from p5_t5.prompting.templates import PromptTemplate
 
@@ -105,9 +107,8 @@ def read_corpus(
     prompter = Prompter(catalogue, settings)
     notes = [*tables.notes, *_size(split, catalogue)]
     if any(task.needs == "explanation" for task, _ in tasks) and "explanation" not in split.texts:
-        split = derive_explanations(split, catalogue, settings.like_threshold)
-        if split.derived_explanations:
-            notes.append("no written explanations: they are derived from facts")
+        split, note = _explain(split, catalogue, settings.like_threshold)
+        notes += note
     slots = prompter.available(split.histories, split.texts)
     templates, left_out = usable(read_prompts(prompts), slots)
     notes += left_out
@@ -132,6 +133,22 @@ def read_corpus(
         ratings=np.unique(stars[~np.isnan(stars)]).tolist(),
         notes=[f"{tables.name}: {note}" for note in notes],
     )
+
+
+def _explain(split: Split, catalogue: Catalogue, like_threshold: float) -> tuple[Split, list[str]]:
+    """Explanations for data without them: sentences of its reviews, or facts where those fail."""
+    if "review" in split.texts:
+        split = extract_explanations(split)
+        if "explanation" in split.texts:
+            features = Counter(feature for feature in split.texts["feature"] if feature)
+            names = ", ".join(name for name, _ in features.most_common(5))
+            return split, [
+                f"no explanation column: sentences of the reviews explain {features.total():,} "
+                f"interactions, by {len(features):,} feature words ({names} ...)"
+            ]
+    split = derive_explanations(split, catalogue, like_threshold)
+    said = "no written explanations: they are derived from facts"
+    return split, [said] if split.derived_explanations else []
 
 
 def _size(split: Split, catalogue: Catalogue) -> list[str]:

@@ -1,4 +1,4 @@
-"""data/amazon_2014.py: JSON and Python lines, broken ones, and sentences that explain."""
+"""data/amazon_2014.py: JSON and Python lines, and broken ones."""
 
 from __future__ import annotations
 
@@ -91,8 +91,6 @@ def test_all_forms_of_amazon_files_give_the_same_tables(
         "timestamp": 1393545601,
         "review": text,
         "summary": "It's good",
-        "explanation": 'The strings are bright "and" last for months.',
-        "feature": "bright",
     }
     title, described = "Light & bright strings", "Six strings."
     assert tables["items.parquet"].rows() == [
@@ -104,7 +102,7 @@ def test_all_forms_of_amazon_files_give_the_same_tables(
     read = read_tables(output)
     assert "items without a title: 1" in read.notes
     card = (output / "README.md").read_text("utf-8")
-    assert "Explanations: sentences of the reviews themselves" in card
+    assert "Explanations are taken from the reviews on reading" in card
 
 
 @pytest.mark.parametrize(
@@ -152,24 +150,6 @@ def test_a_category_without_network_says_what_to_do(
     assert "--reviews" in message
 
 
-def test_explanations_are_sentences_of_their_reviews() -> None:
-    texts = [
-        "Nice. The tone is warm and the neck is smooth.",
-        "Warm tone, smooth neck!",
-        "ok",
-        None,
-    ]
-    added = amazon.add_explanations(pl.DataFrame({"review": texts}))
-    assert added["explanation"].to_list() == [
-        "The tone is warm and the neck is smooth.",
-        "Warm tone, smooth neck!",
-        None,
-        None,
-    ]
-    for explanation, feature in added.head(2).select("explanation", "feature").iter_rows():
-        assert feature in explanation.lower()
-
-
 def test_musical_instruments_of_shared(tmp_path: Path) -> None:
     path = SHARED / "amazon_musical_instruments" / "reviews_Musical_Instruments_5.json.gz"
     if not path.exists():
@@ -178,4 +158,4 @@ def test_musical_instruments_of_shared(tmp_path: Path) -> None:
     numbers = describe(read_tables(tmp_path / "musical-instruments", rating_range=(1, 5)))
     assert (numbers["users"], numbers["items"], numbers["interactions"]) == (1429, 900, 10261)
     assert numbers["share_with_review"] > 0.99
-    assert numbers["share_with_explanation"] > 0.9
+    assert numbers["share_with_explanation"] == 0

@@ -50,6 +50,23 @@ def test_explanations_are_derived_only_where_none_are_written(tmp_path: Path) ->
     assert any("derived from facts" in note for note in corpus.notes)
 
 
+def test_reviews_explain_before_facts_do(tmp_path: Path) -> None:
+    praise = [f"It has a {word} tone." for word in ("great", "good", "nice", "poor")]
+    items = {"item_id": list("abcd"), "title": list("ABCD"), "categories": [["war"]] * 4}
+    folder = made(tmp_path / "praised", rating=[5.0] * 8, review=praise * 2)
+    pl.DataFrame(items).write_parquet(folder / "items.parquet")
+    corpus = read_corpus(folder, ALL, PromptSettings())
+    assert corpus.split.texts["explanation"] == praise * 2
+    assert not corpus.split.derived_explanations
+    assert any(
+        "sentences of the reviews explain 8 interactions, by 1 feature words (tone ...)" in note
+        for note in corpus.notes
+    )
+    folder = made(tmp_path / "mute", rating=[5.0] * 8, review=["?"] * 8)
+    pl.DataFrame(items).write_parquet(folder / "items.parquet")
+    assert read_corpus(folder, ALL, PromptSettings()).split.derived_explanations
+
+
 def test_nothing_to_learn_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none of the tasks rating can be learnt"):
         read_corpus(made(tmp_path / "bare"), read_tasks(["rating"]), PromptSettings())
