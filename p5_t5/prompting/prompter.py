@@ -134,6 +134,15 @@ class Prompter:
             target="" if predicting else template.render(template.target_parts, values),
         )
 
+    def answer(self, slot: str, asked: Asked) -> str | None:
+        """The right answer as text, ``None`` where it is not known.
+
+        Args:
+            slot: what it fills, of those that are not made of item codes.
+            asked: what was asked.
+        """
+        return _ASKED_SLOTS[slot](self, asked)
+
     def can_ask(self, template: PromptTemplate, state: UserState, asked: Asked) -> bool:
         """Whether everything that a prompt must say at prediction is known."""
         slots = template.source_slots

@@ -139,7 +139,7 @@ DIRECT = Task(
     Family(
         name="direct",
         slots=_USER_SLOTS | ITEM_SLOTS | {"history", "latest", "candidates", "yes_no"},
-        answers={"yes_no": _WHETHER_ITEM, "choice": _CHOICE},
+        answers={"choice": _CHOICE, "yes_no": _WHETHER_ITEM},
     )
 )
 # Its items are told by what is known of them, and never by a code that another data set dealt out.
