@@ -11,15 +11,15 @@ from p5_t5.evaluation.evaluator import CANDIDATES
 from p5_t5.prompting.prompter import Prompt
 
 _RANKING = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
-# The columns of each table, by what its heading adds to the kind of answer; a kind of answer gets
+# The columns of each table, and what its heading adds to the kind of answer; a kind of answer gets
 # the tables that it has metrics for.
-_COLUMNS: Mapping[str, Sequence[str]] = {
-    "": (*_RANKING, "mrr", "hr@10/keep_seen"),
-    ", ranked among candidates": tuple(f"{name}{CANDIDATES}" for name in _RANKING),
-    ", stars": ("rmse", "mae", "rmse/decoded", "mae/decoded"),
-    ", words": ("accuracy", "precision", "recall", "f1", "auc"),
-    ", texts": ("bleu-2", "bleu-4", "rouge-1", "rouge-2", "rouge-l", "feature_match", "distinct"),
-}
+_TABLES: Sequence[tuple[str, Sequence[str]]] = (
+    ("", (*_RANKING, "mrr", "hr@10/keep_seen")),
+    ("", ("accuracy", "precision", "recall", "f1", "auc")),
+    (", ranking candidates", tuple(f"{name}{CANDIDATES}" for name in _RANKING)),
+    ("", ("rmse", "mae", "rmse/decoded", "mae/decoded")),
+    ("", ("bleu-2", "bleu-4", "rouge-1", "rouge-2", "rouge-l", "feature_match", "distinct")),
+)
 
 
 def metrics_tables(metrics: Mapping[str, Any], heldout: Mapping[str, frozenset[str]]) -> str:
@@ -42,7 +42,7 @@ def metrics_tables(metrics: Mapping[str, Any], heldout: Mapping[str, frozenset[s
             }
             baselines = metrics["baselines"].get(task, {}).get(kind, {})
             spread = metrics["sensitivity"].get(task, {}).get(kind, {})
-            for heading, columns in _COLUMNS.items():
+            for heading, columns in _TABLES:
                 names = [n for n in columns if any(n in row for row in rows.values())]
                 if names:
                     lines = _lines(names, baselines, rows, spread)
