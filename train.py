@@ -86,10 +86,16 @@ def main() -> None:
         sys.exit(f"error: {error}")
     loop.run()
     if accelerator.is_main_process:
-        print("judging every template on the test split ...", flush=True)
+        print("judging the templates on the test split ...", flush=True)
         best = validation.order_templates()
         knowledge = replace(what_is_known(arguments, corpus), best_templates=best)
-        metrics = final_report(corpus, validation.evaluator, loop.facts())
+        metrics = final_report(
+            corpus,
+            validation.evaluator,
+            loop.facts(),
+            everything=arguments.predict.report == "all",
+            candidate_users=arguments.predict.candidate_users,
+        )
         card = model_card(corpus.name, metrics, corpus.heldout(), corpus.examples())
         save_artifact(arguments.output, model, words.tokenizer, knowledge, metrics, card)
         loop.folder.finish()
@@ -114,6 +120,13 @@ def read_arguments() -> Arguments:
             raise ValueError(f"--{name} must be above 0, not {value}")
     if train.report_to not in ("tensorboard", "none"):
         raise ValueError(f"--report_to must be tensorboard or none, not {train.report_to!r}")
+    if predict.report not in ("pairs", "all"):
+        raise ValueError(f"--report must be pairs or all, not {predict.report!r}")
+    if data.candidates < 2 or data.review_words < 1 or predict.candidate_users < 0:
+        raise ValueError(
+            "--candidates must be at least 2, --review_words at least 1 and --candidate_users at "
+            f"least 0, not {data.candidates}, {data.review_words} and {predict.candidate_users}"
+        )
     return Arguments(data, model, train, predict)
 
 
@@ -156,7 +169,14 @@ def prepare(arguments: Arguments, folder: Path) -> Corpus:
     return read_corpus(
         folder,
         read_tasks(data.tasks),
-        PromptSettings(data.max_history, data.recent, data.max_recent, data.like_threshold),
+        PromptSettings(
+            max_history=data.max_history,
+            recent=data.recent,
+            max_recent=data.max_recent,
+            like_threshold=data.like_threshold,
+            candidates=data.candidates,
+            review_words=data.review_words,
+        ),
         prompts=data.prompts,
         item_ids=data.item_ids,
         branching=data.branching,
@@ -235,16 +255,16 @@ def judge(
     """Makes what judges the model while it is trained."""
     predictor = what_is_known(arguments, corpus).predictor(model, words.tokenizer)
     predictor.batch_size = arguments.predict.eval_batch_size
-    first, (metric, _) = corpus.tasks[0][0].name, corpus.tasks[0][0].metric
     validation = Validation(
         evaluator=Evaluator(predictor, corpus.prompter, corpus.split),
         corpus=corpus,
         at_most=arguments.train.eval_examples,
         keep_seen=arguments.predict.keep_seen,
-        metric=arguments.train.metric_for_best_model or f"{first}/{metric}",
+        metric=arguments.train.metric_for_best_model,
     )
-    # A metric that isn't there is better found now than after the first minutes.
-    validation.value(replace(validation, at_most=2).run())
+    # A metric that isn't there is better found now than after the first minutes; of a few examples
+    # all could have the same answer, which some metrics are not defined for.
+    validation.value(replace(validation, at_most=32).run())
     return validation
 
 

@@ -23,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 PARTS = 5
 GENRES = ("mystery", "romance", "adventure", "comedy", "horror", "history")
 BRANDS = ("Lantern House", "Quillwood", "Harbour & Finch", "Ninth Street", "Old Mill", "Papermoon")
+PRICES = (4.99, 7.5, 9.99, 12.0, 14.95, 19.99, 24.5)
 COLOURS = (
     "Amber",
     "Silver",
@@ -153,6 +154,7 @@ def _make_items(rng: np.random.Generator, count: int) -> pl.DataFrame:
     part = np.arange(count) % PARTS + 1
     brand = rng.integers(len(BRANDS), size=series[-1] + 1)
     start = rng.integers(1960, 2015, size=series[-1] + 1)
+    price = np.resize(PRICES, series[-1] + 1)
     # Ids are dealt out at random: neither the id nor the catalogue's order tells the series.
     ids = rng.permutation(count)
     return pl.DataFrame(
@@ -163,6 +165,7 @@ def _make_items(rng: np.random.Generator, count: int) -> pl.DataFrame:
             ],
             "categories": [[GENRES[s % len(GENRES)]] for s in series],
             "brand": [BRANDS[brand[s]] for s in series],
+            "price": price[series],
             "year": start[series] + part * 2,
             "series": series,
             "part": part,
@@ -177,14 +180,16 @@ def _make_users(rng: np.random.Generator, count: int) -> pl.DataFrame:
         [int(genre) for genre in rng.permutation(len(GENRES))[: rng.integers(1, 3)]]
         for _ in range(count)
     ]
+    names = [
+        (int(rng.integers(len(FIRST_NAMES))), int(rng.integers(len(LAST_NAMES))))
+        for _ in range(count)
+    ]
     return pl.DataFrame(
         {
             "user_id": [f"u{i:04d}" for i in range(count)],
-            "name": [
-                f"{FIRST_NAMES[rng.integers(len(FIRST_NAMES))]} "
-                f"{LAST_NAMES[rng.integers(len(LAST_NAMES))]}"
-                for _ in range(count)
-            ],
+            "name": [f"{FIRST_NAMES[first]} {LAST_NAMES[last]}" for first, last in names],
+            # The first names of women and men take turns.
+            "gender": [("woman", "man")[first % 2] for first, _ in names],
             "age": rng.integers(16, 80, size=count),
             "occupation": [OCCUPATIONS[rng.integers(len(OCCUPATIONS))] for _ in range(count)],
             "likes": likes,

@@ -47,6 +47,13 @@ class DataArguments:
     like_threshold: float = field(
         default=4.0, metadata={"help": "from so many stars on an item counts as liked"}
     )
+    candidates: int = field(
+        default=100,
+        metadata={"help": "items that a choice is among: the right one and drawn ones"},
+    )
+    review_words: int = field(
+        default=100, metadata={"help": "words of a review that a prompt may hold"}
+    )
 
 
 @dataclass
@@ -114,12 +121,13 @@ class TrainArguments:
     )
     seed: int = field(default=42, metadata={"help": "seed of everything that is random"})
     evaluations: int = field(default=8, metadata={"help": "validations during the run"})
-    eval_examples: int = field(default=500, metadata={"help": "validation examples of each task"})
+    eval_examples: int = field(default=500, metadata={"help": "validation examples a template"})
     metric_for_best_model: str | None = field(
         default=None,
         metadata={
-            "help": "TASK/METRIC on validation, mean over the seen templates; that of the first "
-            "task if unset (sequential/ndcg@10)"
+            "help": "TASK/METRIC on validation, mean over the reported seen templates "
+            "(TASK/KIND/METRIC for a task's further kinds of answers); that of the first task if "
+            "unset (sequential/ndcg@10)"
         },
     )
     early_stopping_patience: int = field(
@@ -147,6 +155,16 @@ class PredictArguments:
         default=False,
         metadata={"help": "validate and recommend with items that the user already has"},
     )
+    report: str = field(
+        default="pairs",
+        metadata={"help": "which templates the final report is about: pairs (those marked as "
+                  "reported, P5's own pairs of a seen and a held-out one among them) or all"},
+    )  # fmt: skip
+    candidate_users: int = field(
+        default=200,
+        metadata={"help": "users whose candidates the final report ranks by the probability of "
+                  "yes, a prompt for each candidate"},
+    )  # fmt: skip
 
 
 @dataclass

@@ -2,40 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from p5_t5.evaluation.evaluator import CANDIDATES
 from p5_t5.prompting.prompter import Prompt
 
-_FIRST = {
-    "sequential": ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "hr@10/keep_seen"),
-    "rating": ("rmse", "mae", "rmse/decoded", "mae/decoded"),
-    "explanation": ("bleu-4", "rouge-1", "rouge-2", "rouge-l", "feature_match", "distinct"),
-}
+_RANKING = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
+# The columns of each table, and what its heading adds to the kind of answer; a kind of answer gets
+# the tables that it has metrics for.
+_TABLES: Sequence[tuple[str, Sequence[str]]] = (
+    ("", (*_RANKING, "mrr", "hr@10/keep_seen")),
+    ("", ("accuracy", "precision", "recall", "f1", "auc")),
+    (", ranking candidates", tuple(f"{name}{CANDIDATES}" for name in _RANKING)),
+    ("", ("rmse", "mae", "rmse/decoded", "mae/decoded")),
+    ("", ("bleu-2", "bleu-4", "rouge-1", "rouge-2", "rouge-l", "feature_match", "distinct")),
+)
 
 
 def metrics_tables(metrics: Mapping[str, Any], heldout: Mapping[str, frozenset[str]]) -> str:
-    """The test metrics as one Markdown table a task, baselines above the templates.
+    """The test metrics as Markdown tables, baselines above the templates.
+
+    Each task and kind of answer has a table of its own, or two where its answers are judged one by
+    one and as a ranking. Where several templates ask for the same, their mean and range follow.
 
     Args:
         metrics: what metrics.json holds.
         heldout: for each task the ids of the templates that training never showed.
     """
     tables = []
-    for task, rows in metrics["test"].items():
-        baselines = metrics["baselines"].get(task, {})
-        names = [n for n in _FIRST[task] if any(n in row for row in rows.values())]
-        lines = [["", *names, "n"]]
-        for label, row in baselines.items():
-            lines.append([label, *(_number(row.get(n)) for n in names), _number(row["n"])])
-        for label, row in rows.items():
-            mark = " (held out)" if label in heldout.get(task, ()) else ""
-            cells = [_number(row.get(n)) for n in names]
-            lines.append([f"P5 {label}{mark}", *cells, _number(row["n"])])
-        tables.append(f"### {task}\n\n{_table(lines)}")
+    for task, kinds in metrics["kinds"].items():
+        for kind, ids in kinds.items():
+            rows = {
+                f"P5 {id_}{' (held out)' if id_ in heldout.get(task, ()) else ''}": row
+                for id_, row in metrics["test"][task].items()
+                if id_ in ids
+            }
+            baselines = metrics["baselines"].get(task, {}).get(kind, {})
+            spread = metrics["sensitivity"].get(task, {}).get(kind, {})
+            for heading, columns in _TABLES:
+                names = [n for n in columns if any(n in row for row in rows.values())]
+                if names:
+                    lines = _lines(names, baselines, rows, spread)
+                    tables.append(f"### {task}: {kind}{heading}\n\n{_table(lines)}")
     return "\n\n".join(tables)
+
+
+def _lines(
+    names: Sequence[str],
+    baselines: Mapping[str, Mapping[str, float]],
+    rows: Mapping[str, Mapping[str, float]],
+    spread: Mapping[str, Mapping[str, float]],
+) -> list[list[str]]:
+    """The cells of one table, its head first."""
+    lines = [["", *(name.removesuffix(CANDIDATES) for name in names), "n"]]
+    judged = {label: row for label, row in baselines.items() if any(n in row for n in names)}
+    for label, row in {**judged, **rows}.items():
+        n = row["n"]
+        if names[0].endswith(CANDIDATES):
+            n = row.get(f"n{CANDIDATES}", n)
+        lines.append([label, *(_number(row.get(name)) for name in names), _number(n)])
+    if len(rows) > 1:
+        for label, of in {"mean": "mean", "lowest": "min", "highest": "max"}.items():
+            cells = [_number(spread[n][of]) if n in spread else "-" for n in names]
+            lines.append([f"{label} of {len(rows)}", *cells, ""])
+    return lines
 
 
 def _number(value: float | None) -> str:

@@ -19,11 +19,18 @@ from p5_t5.data.histories import UserState
 from p5_t5.decoding import constraints
 from p5_t5.decoding.diversity import Diversity
 from p5_t5.prompting.prompter import Asked, Prompt
-from p5_t5.prompting.tasks import TASKS
+from p5_t5.prompting.templates import WORDS
 
 logger = logging.get_logger(__name__)
 
 Answer = dict[str, Any]
+# What a call can ask for: the family of prompts and the kind of answer.
+_TASKS = {
+    "sequential": ("sequential", "next_item"),
+    "rating": ("rating", "stars"),
+    "like": ("rating", "like"),
+    "explanation": ("explanation", "sentence"),
+}
 _FIELDS = ("user", "history", "item", "feature", "filters", "allow", "deny")
 
 
@@ -58,8 +65,8 @@ class P5RecommendPipeline(Pipeline):
 
     Parameters of a call:
         top_k: how many items, 10 by default.
-        task: ``sequential`` (the default), ``rating`` or ``explanation``. The last two speak about
-            ``item``, or about the recommended items where none is given.
+        task: ``sequential`` (the default), ``rating``, ``like`` or ``explanation``. All but the
+            first speak about ``item``, or about the recommended items where none is given.
         item: the item of every request, by id or title.
         template: the id of the prompt template; by default the one that was best on validation of
             those whose slots the request can fill.
@@ -78,8 +85,9 @@ class P5RecommendPipeline(Pipeline):
     and stand in the order of the choice, not of their scores.
 
     Returns for each request a list of dictionaries with ``item_id``, ``title`` and ``score`` (the
-    item's log-probability; for ``task="rating"`` the expected stars), and ``explanation`` for that
-    task, where ``score`` is ``None`` if the item was given.
+    item's log-probability; for ``task="rating"`` the expected stars, for ``task="like"`` the
+    probability of liking), and ``explanation`` for that task, where ``score`` is ``None`` if the
+    item was given.
 
     Raises:
         ValueError: an unknown user, item, task, template or condition; the nearest known ones are
@@ -119,8 +127,8 @@ class P5RecommendPipeline(Pipeline):
                 f"unknown parameter {min(unknown)!r}; known are top_k, task, template, keep_seen, "
                 "item, filters, allow, deny, diversity, per_category and batch_size"
             )
-        if task is not None and task not in TASKS:
-            raise ValueError(f"unknown task {task!r}; expected one of {', '.join(TASKS)}")
+        if task is not None and task not in _TASKS:
+            raise ValueError(f"unknown task {task!r}; expected one of {', '.join(_TASKS)}")
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k must be a whole number from 1 on, not {top_k!r}")
         Diversity(diversity or 0, per_category)
@@ -317,7 +325,7 @@ class P5RecommendPipeline(Pipeline):
         keep_seen: bool,
         diversity: Diversity,
     ) -> list[list[Answer]]:
-        """Ratings or explanations of the asked items, or of the recommended ones."""
+        """Ratings, liking or explanations of the asked items, or of the recommended ones."""
         answers: list[list[Answer]] = [
             [] if request.item is None else [self._answer(request.item, None)] for request in batch
         ]
@@ -332,31 +340,37 @@ class P5RecommendPipeline(Pipeline):
             self._prompt(task, template, replace(request, item=row_of[answer["item_id"]]))
             for answer, request in flat
         ]
-        if TASKS[task].form == "rating":
-            for (answer, _), stars in zip(flat, self.predictor.rate(prompts)[0], strict=True):
-                answer["score"] = float(stars)
-        else:
+        if task == "explanation":
             for (answer, _), text in zip(flat, self.predictor.write(prompts), strict=True):
                 answer["explanation"] = text
+            return answers
+        if task == "rating":
+            scores, _ = self.predictor.rate(prompts)
+        else:
+            scores = self.predictor.word_probabilities(prompts, WORDS["like_dislike"])
+        for (answer, _), score in zip(flat, scores.tolist(), strict=True):
+            answer["score"] = score
         return answers
 
     def _prompt(self, task: str, template: str | None, request: Request) -> Prompt:
         """Renders a request with the wished template, or the best one that it can fill."""
         knowledge = self.knowledge
         asked = Asked(item=None if task == "sequential" else request.item, feature=request.feature)
+        family, kind = _TASKS[task]
         if template:
-            known = [t.id for t in knowledge.templates if t.family == task]
+            known = [t.id for t in knowledge.templates if (t.family, t.answer) == (family, kind)]
             if template not in known:
                 raise ValueError(f"unknown {task} template {template!r}; known: {', '.join(known)}")
-        ids = [template] if template else list(knowledge.best_templates.get(task, []))
-        for id_ in ids:
-            chosen = knowledge.template(task, id_)
+        ids = [template] if template else list(knowledge.best_templates.get(family, []))
+        templates = [knowledge.template(family, id_) for id_ in ids]
+        fitting = [chosen for chosen in templates if chosen.answer == kind]
+        for chosen in fitting:
             if template or knowledge.prompter.can_ask(chosen, request.state, asked):
                 return knowledge.prompter.render(chosen, request.state, asked)
         raise ValueError(
             f"no {task} template of this model can be filled for this request (a new user needs "
             "one that doesn't name the user)"
-            if ids
+            if fitting
             else f"this model was not trained for the task {task!r}"
         )
 

@@ -153,8 +153,9 @@ def read_job(options: BatchArguments, device: torch.device) -> tuple[Job, dict[s
         if options.beams < 1:
             raise ValueError(f"--beams must be at least 1, not {options.beams}")
         knowledge = replace(knowledge, beams=options.beams)
-    known = [t.id for t in knowledge.templates if t.family == "sequential"]
-    best = knowledge.best_templates.get("sequential", [])
+    asking = [t for t in knowledge.templates if t.family == "sequential"]
+    known = [t.id for t in asking if t.answer == "next_item"]
+    best = [i for i in knowledge.best_templates.get("sequential", []) if i in known]
     if options.template is None and not best:
         raise ValueError(f"{options.model}: was not trained for the sequential task")
     chosen = options.template or best[0]

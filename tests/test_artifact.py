@@ -35,10 +35,13 @@ def test_the_folder_holds_metrics_and_a_card(trained: Path) -> None:
     metrics = json.loads((trained / "metrics.json").read_text())
     row = metrics["test"]["sequential"]["continue-1"]
     assert {"hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "n", "hr@10/keep_seen"} <= set(row)
-    assert {"rmse", "mae", "rmse/decoded"} <= set(metrics["test"]["rating"]["1-2"])
-    assert {"bleu-4", "rouge-1", "rouge-2", "rouge-l"} <= set(metrics["test"]["explanation"]["3-1"])
-    assert "hr@10" in metrics["baselines"]["sequential"]["popularity"]
-    assert "rmse" in metrics["baselines"]["rating"]["global_mean"]
+    assert {"rmse", "mae", "rmse/decoded"} <= set(metrics["test"]["rating"]["1-6"])
+    assert {"bleu-4", "rouge-1", "rouge-2", "rouge-l"} <= set(metrics["test"]["explanation"]["3-3"])
+    assert "hr@10" in metrics["baselines"]["sequential"]["next_item"]["popularity"]
+    assert "rmse" in metrics["baselines"]["rating"]["stars"]["global_mean"]
+    assert metrics["kinds"]["rating"]["stars"] == list(metrics["test"]["rating"])
+    spread = metrics["sensitivity"]["sequential"]["next_item"]["hr@10"]
+    assert spread["min"] <= spread["mean"] <= spread["max"] and spread["templates"] == 6
     assert {"split", "ties", "seen_items", "beams", "seed"} <= set(metrics["protocol"])
     card = (trained / "README.md").read_text()
     assert card.startswith("---\n") and "popularity" in card and "continue-1" in card

@@ -197,6 +197,22 @@ def test_ratings_are_stars_of_the_asked_or_the_recommended_items(recommend: Any)
     assert all(1 <= answer["score"] <= 5 for answer in rated)
 
 
+def test_liking_is_a_probability_for_any_user_and_item(recommend: Any) -> None:
+    catalogue = recommend.knowledge.catalogue
+    (asked,) = recommend("u0001", task="like", item=catalogue.title(5))
+    assert asked["title"] == catalogue.title(5) and 0 < asked["score"] < 1
+    (new,) = recommend({"history": [catalogue.title(3)]}, task="like", item=catalogue.title(5))
+    assert 0 < new["score"] < 1
+    liked = recommend("u0001", task="like", top_k=3)
+    assert titles(liked) == titles(recommend("u0001", top_k=3))
+
+
+def test_a_template_of_another_kind_of_answer_is_refused(recommend: Any) -> None:
+    for task, template in (("rating", "1-4"), ("like", "1-2"), ("sequential", "2-7")):
+        with pytest.raises(ValueError, match=f"unknown {task} template '{template}'"):
+            recommend("u0001", task=task, template=template)
+
+
 def test_explanations_are_text(recommend: Any) -> None:
     title = recommend.knowledge.catalogue.title(5)
     (asked,) = recommend("u0001", task="explanation", item=title)

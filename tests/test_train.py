@@ -30,6 +30,7 @@ def test_the_run_says_what_it_does(toy: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "200 users, 120 items, 3,763 interactions" in done.stdout
+    assert "### sequential: next_item" in done.stdout
     assert "| popularity" in done.stdout and "| global_mean" in done.stdout
     assert done.stdout.count("%  ") == 25  # five users with five titles each
     metrics = json.loads((output / "metrics.json").read_text())
@@ -41,6 +42,39 @@ def test_the_run_says_what_it_does(toy: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("model.run/checkpoints/*"))
 
 
+def test_every_family_trains_and_is_judged(toy: Path, tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    families = ("sequential", "rating", "explanation", "review", "direct", "zero-shot")
+    done = run_train(
+        f"--dataset={toy}", f"--output_dir={output}", "--max_train_steps=6", *SMALL,
+        "--report=all", "--candidate_users=4", "--candidates=20", "--tasks", *families,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert tuple(metrics["test"]) == families
+    assert sum(map(len, metrics["test"].values())) == 58
+    first = {
+        "sequential": {"next_item": "hr@10", "choice": "hr@10/candidates", "yes_no": "auc"},
+        "rating": {"stars": "rmse", "yes_no": "f1", "like": "recall"},
+        "explanation": {"sentence": "bleu-4"},
+        "review": {"stars": "mae", "headline": "bleu-2"},
+        "direct": {"choice": "ndcg@5/candidates", "yes_no": "ndcg@10/candidates"},
+        "zero-shot": {"like": "precision", "stars": "rmse", "sentence": "rouge-l"},
+    }
+    assert {task: set(kinds) for task, kinds in metrics["kinds"].items()} == {
+        task: set(kinds) for task, kinds in first.items()
+    }
+    for task, kinds in first.items():
+        for kind, metric in kinds.items():
+            assert f"### {task}: {kind}" in done.stdout
+            assert {metric} <= set(metrics["sensitivity"][task][kind])
+            for id_ in metrics["kinds"][task][kind]:
+                assert metric in metrics["test"][task][id_]
+    assert metrics["test"]["direct"]["5-1"]["n/candidates"] == 4
+    assert "popularity" in metrics["baselines"]["direct"]["choice"]
+    assert "majority" in metrics["baselines"]["rating"]["like"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -48,6 +82,9 @@ def test_the_run_says_what_it_does(toy: Path, tmp_path: Path) -> None:
         (("--tasks=sequentail",), "unknown task 'sequentail'"),
         (("--item_ids=semantik",), "semantik"),
         (("--max_train_steps=0",), "--max_train_steps must be above 0"),
+        (("--report=some",), "--report must be pairs or all, not 'some'"),
+        (("--candidates=1",), "--candidates must be at least 2"),
+        (("--tasks=zero-shot",), "none of the tasks zero-shot can be learnt"),
         (("--resume",), "has no checkpoint to go on from"),
         (("--prompts=no/such.json",), "no/such.json: no such file"),
     ],
@@ -110,5 +147,5 @@ def test_two_cpu_processes_train_one_model(toy: Path, tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("judging every template") == 1
+    assert done.stdout.count("judging the templates") == 1
     assert json.loads((output / "metrics.json").read_text())["protocol"]["processes"] == 2

@@ -19,7 +19,7 @@ class UserState:
 
     Attributes:
         number: the user's number in the data set, ``None`` for a new user.
-        name: what to call the user, ``None`` where no name is known.
+        name: what to call the user: a name, else the raw id; ``None`` for a new user.
         profile: profile columns as text (age, occupation ...); empty for a new user.
         items: catalogue rows in time order, oldest first, shape (history,).
         ratings: their stars, NaN where there are none, shape (history,).
@@ -76,10 +76,10 @@ class Histories:
         if position is not None:
             assert 0 <= position <= end - start
             end = start + position
-        names = self.profiles.get("name")
+        name = self.profiles["name"][user] if "name" in self.profiles else UNKNOWN
         return UserState(
             number=user,
-            name=names[user] if names else None,
+            name=self.user_ids[user] if name == UNKNOWN else name,
             profile={column: self.profiles[column][user] for column in self.profile_columns},
             items=self.items[start:end],
             ratings=self.ratings[start:end],

@@ -62,6 +62,14 @@ class Split:
         users, positions = self.positions(part)
         return self.histories.offsets[users] + positions
 
+    def known(self, column: str) -> npt.NDArray[np.bool_]:
+        """Which interactions have a value in a column, ``rating`` or a text; (interactions,)."""
+        if column == "rating":
+            known: npt.NDArray[np.bool_] = ~np.isnan(self.histories.ratings)
+            return known
+        texts = self.texts.get(column, [None] * len(self.histories.items))
+        return np.array([bool(text and text.strip()) for text in texts], dtype=bool)
+
     def heldout_again(self) -> npt.NDArray[np.bool_]:
         """Which training interactions are of an item that the same user's held-out part has too.
 

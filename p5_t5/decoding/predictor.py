@@ -12,6 +12,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, T5ForConditi
 from p5_t5.data.item_ids import ItemCodes
 from p5_t5.decoding.batching import batches, request_bytes
 from p5_t5.decoding.beam_search import Ranking, beam_search
+from p5_t5.decoding.constraints import allow
+from p5_t5.decoding.exact import pair_scores
 from p5_t5.decoding.legal import LegalLeaves
 from p5_t5.decoding.trie import Trie, TrieTensors, build_trie
 from p5_t5.modeling.collator import Collator
@@ -98,6 +100,52 @@ class Predictor:
             items[index] = found.items.cpu().numpy()
             scores[index] = found.scores.cpu().numpy()
         return items, scores
+
+    def choose(
+        self, prompts: Sequence[Prompt], candidates: Sequence[npt.NDArray[np.int64]]
+    ) -> tuple[Rows, Floats]:
+        """All candidates of each prompt, the most probable first.
+
+        The search keeps as many beginnings of codes as there are candidates, so it loses none.
+
+        Args:
+            prompts: prompts whose answer is one of their candidates.
+            candidates: for each prompt the catalogue rows that it chooses among.
+
+        Returns:
+            Catalogue rows and log-probabilities among the whole catalogue, both (prompts, most
+            candidates); -1 and -inf where a prompt has fewer.
+        """
+        longest = max(map(len, candidates))
+        items = np.full((len(prompts), longest), -1, dtype=np.int64)
+        scores = np.full((len(prompts), longest), -np.inf)
+        for index in self._batches(prompts):
+            lists = [candidates[i].astype(np.int32) for i in index]
+            mask = LegalLeaves.allow(self._items, allow(lists, len(self._items)))
+            found = self._search(self._items, [prompts[i] for i in index], longest, mask)
+            items[index] = found.items.cpu().numpy()
+            scores[index] = found.scores.cpu().numpy()
+        return items, scores
+
+    @torch.no_grad()
+    def word_probabilities(self, prompts: Sequence[Prompt], words: tuple[str, str]) -> Floats:
+        """The probability of the first of two words, against the second, shape (prompts,)."""
+        self.model.eval()
+        answers = [self.words.encode(word, end=False) for word in words]
+        trie = TrieTensors(build_trie(answers, self.words.eos), self.model.device)
+        probabilities = np.zeros(len(prompts))
+        for index in self._batches(prompts):
+            batch = [prompts[i] for i in index]
+            given = [self.words.encode(prompt.given, end=False) for prompt in batch]
+            scores = pair_scores(
+                self.model,
+                trie,
+                **self._encode(batch),
+                items=torch.zeros(len(batch), dtype=torch.long),
+                given=given if any(given) else None,
+            )
+            probabilities[index] = scores.double().exp().cpu().numpy()
+        return probabilities
 
     def rate(self, prompts: Sequence[Prompt]) -> tuple[Floats, Floats]:
         """The stars of each prompt: expected over the answers' probabilities, and decoded.

@@ -9,9 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from p5_t5.data.splits import Part, Split
-from p5_t5.evaluation.evaluator import CUTOFF, KEEP_SEEN, Metrics, questions
+from p5_t5.evaluation.evaluator import (
+    CUTOFF,
+    KEEP_SEEN,
+    Metrics,
+    Questions,
+    among_candidates,
+    questions,
+    word_metrics,
+)
 from p5_t5.evaluation.metrics import ranking_metrics, rating_metrics
+from p5_t5.prompting.candidates import Candidates
 from p5_t5.prompting.tasks import Task
+from p5_t5.prompting.templates import AnswerKind, PromptTemplate
 
 
 def audit(split: Split) -> dict[str, Any]:
@@ -48,20 +58,47 @@ def audit(split: Split) -> dict[str, Any]:
 
 
 def baselines(
-    split: Split, tasks: Sequence[Task], num_items: int, part: Part = "test"
-) -> dict[str, dict[str, Metrics]]:
-    """Popularity for items; global, user and item means for stars; all from training rows only."""
-    report: dict[str, dict[str, Metrics]] = {}
+    split: Split,
+    tasks: Sequence[Task],
+    templates: Sequence[PromptTemplate],
+    candidates: Candidates,
+    part: Part = "test",
+) -> dict[str, dict[str, dict[str, Metrics]]]:
+    """What is trivial to reach, from training rows only, by task, kind of answer and name.
+
+    Popularity for items, among the catalogue or among candidates; global, user and item means for
+    stars; the more frequent answer for one of two words.
+
+    Args:
+        split: the data.
+        tasks: what is judged.
+        templates: the judged templates; a kind that none of them asks for gets no baseline.
+        candidates: what the judged questions put forward.
+        part: ``validation`` or ``test``.
+    """
+    report: dict[str, dict[str, dict[str, Metrics]]] = {}
     for task in tasks:
-        if task.form == "item":
-            report[task.name] = {"popularity": _popularity(split, task, num_items, part)}
-        elif task.form == "rating":
-            report[task.name] = _means(split, task, num_items, part)
+        for name, kind in task.family.answers.items():
+            own = [t for t in templates if (t.family, t.answer) == (task.name, name)]
+            if not own:
+                continue
+            needs = frozenset.intersection(*(t.needs for t in own))
+            asked = questions(split, task, part, needs=needs)
+            found: dict[str, Metrics] = {}
+            if kind.form == "item":
+                found["popularity"] = _popularity(split, asked, candidates.num_items)
+            elif kind.form == "stars":
+                found = _means(split, asked, candidates.num_items)
+            elif kind.form == "words":
+                found["majority"] = _majority(split, task, kind, asked, candidates)
+            if kind.form == "choice" or kind.proposes == "item":
+                found["popularity"] = _candidate_popularity(split, asked, candidates)
+            if found:
+                report.setdefault(task.name, {})[name] = found
     return report
 
 
-def _popularity(split: Split, task: Task, num_items: int, part: Part) -> Metrics:
-    asked = questions(split, task, part)
+def _popularity(split: Split, asked: Questions, num_items: int) -> Metrics:
     histories = split.histories
     target = histories.items[asked.rows]
     counts = np.bincount(histories.items[split.rows("train")], minlength=num_items)
@@ -84,8 +121,36 @@ def _popularity(split: Split, task: Task, num_items: int, part: Part) -> Metrics
     return ranking_metrics(unseen, target) | metrics
 
 
-def _means(split: Split, task: Task, num_items: int, part: Part) -> dict[str, Metrics]:
-    asked = questions(split, task, part)
+def _candidate_popularity(split: Split, asked: Questions, candidates: Candidates) -> Metrics:
+    histories = split.histories
+    target = histories.items[asked.rows]
+    train = histories.items[split.rows("train")]
+    counts = np.bincount(train, minlength=candidates.num_items)
+    lists = [
+        candidates.among(user, item)
+        for user, item in zip(asked.users.tolist(), target.tolist(), strict=True)
+    ]
+    return among_candidates([row[np.argsort(-counts[row], kind="stable")] for row in lists], target)
+
+
+def _majority(
+    split: Split, task: Task, kind: AnswerKind, asked: Questions, candidates: Candidates
+) -> Metrics:
+    """The more frequent word for everybody; what is put forward is true half of the time."""
+    like = candidates.settings.like_threshold
+    actual = split.histories.ratings
+    if kind.proposes is None:
+        known = split.rows("train")[split.known("rating")[split.rows("train")]]
+        share = float((actual[known] >= like).mean())
+        labels = actual[asked.rows] >= like
+    else:
+        share = 0.5
+        pairs = zip(asked.users.tolist(), asked.positions.tolist(), strict=True)
+        labels = np.array([candidates.asked(task, kind, *pair).agreed for pair in pairs])
+    return word_metrics(np.full(len(asked), share), labels)
+
+
+def _means(split: Split, asked: Questions, num_items: int) -> dict[str, Metrics]:
     histories = split.histories
     users, _ = split.positions("train")
     rows = split.rows("train")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,19 +12,24 @@ from p5_t5.data.splits import Part, Split
 from p5_t5.decoding.diversity import Diversity
 from p5_t5.decoding.predictor import Predictor
 from p5_t5.evaluation.metrics import (
+    PADDING,
+    binary_metrics,
     diversity_metrics,
     feature_match,
     ranking_metrics,
     rating_metrics,
     text_metrics,
 )
-from p5_t5.prompting.prompter import Prompt, Prompter
+from p5_t5.prompting.candidates import Candidates
+from p5_t5.prompting.prompter import Asked, Prompt, Prompter
 from p5_t5.prompting.tasks import Task
-from p5_t5.prompting.templates import PromptTemplate
+from p5_t5.prompting.templates import WORDS, AnswerKind, PromptTemplate
 
 Metrics = dict[str, float]
 # What is appended to a metric's name when the items that a user already has may be recommended.
 KEEP_SEEN = "/keep_seen"
+# What is appended when one right item and drawn ones are ranked instead of the whole catalogue.
+CANDIDATES = "/candidates"
 CUTOFF = 20
 _RELEVANCE_ALONE = Diversity()
 
@@ -47,16 +52,36 @@ class Questions:
         """How many examples there are."""
         return len(self.users)
 
+    def some(self, at_most: int | None, seed: int = 0) -> Questions:
+        """These, or a seeded choice of ``at_most`` of them."""
+        if at_most is None or at_most >= len(self):
+            return self
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:at_most])
+        return Questions(self.users[chosen], self.positions[chosen], self.rows[chosen])
+
 
 def questions(
-    split: Split, task: Task, part: Part, at_most: int | None = None, seed: int = 0
+    split: Split,
+    task: Task,
+    part: Part,
+    at_most: int | None = None,
+    *,
+    needs: Collection[str] = (),
+    seed: int = 0,
 ) -> Questions:
-    """The examples of a task in one part, or a seeded choice of ``at_most`` of them."""
-    users, positions = task.examples(split, part)
-    if at_most is not None and at_most < len(users):
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(users))[:at_most])
-        users, positions = users[chosen], positions[chosen]
-    return Questions(users, positions, split.histories.offsets[users] + positions)
+    """The examples of a task in one part, or a seeded choice of ``at_most`` of them.
+
+    Args:
+        split: the data.
+        task: what is asked.
+        part: which interactions.
+        at_most: how many; all without it.
+        needs: the columns that they must have a value in, as a template says.
+        seed: of the choice.
+    """
+    users, positions = task.examples(split, part, needs)
+    found = Questions(users, positions, split.histories.offsets[users] + positions)
+    return found.some(at_most, seed)
 
 
 class Evaluator:
@@ -79,6 +104,9 @@ class Evaluator:
         """
         self.predictor, self.prompter, self.split = predictor, prompter, split
         self.diversity = diversity
+        self.candidates = Candidates(
+            split, len(prompter.catalogue), predictor.ratings.tolist(), prompter.settings
+        )
 
     def evaluate(
         self,
@@ -88,6 +116,7 @@ class Evaluator:
         *,
         at_most: int | None = None,
         keep_seen: Sequence[bool] = (False, True),
+        candidate_users: int = 0,
     ) -> dict[str, dict[str, Metrics]]:
         """All metrics, by family and template id.
 
@@ -95,19 +124,21 @@ class Evaluator:
             tasks: what to judge.
             templates: all templates; those of other families are passed over.
             part: ``validation`` or ``test``.
-            at_most: judge on so many examples of each task; all without it.
+            at_most: judge on so many examples of each template; all without it.
             keep_seen: whether items that a user already has may be recommended; one set of metrics
                 for each.
+            candidate_users: for so many users the candidates are also ranked by the probability of
+                "yes", one prompt a candidate.
         """
         report: dict[str, dict[str, Metrics]] = {}
         for task in tasks:
-            asked = questions(self.split, task, part, at_most)
-            if len(asked):
-                report[task.name] = {
-                    template.id: self.judge(task, template, asked, keep_seen)
-                    for template in templates
-                    if template.family == task.name
-                }
+            for template in templates:
+                if template.family != task.name:
+                    continue
+                asked = questions(self.split, task, part, at_most, needs=template.needs)
+                if len(asked):
+                    found = self.judge(task, template, asked, keep_seen, candidate_users)
+                    report.setdefault(task.name, {})[template.id] = found
         return report
 
     def judge(
@@ -116,22 +147,36 @@ class Evaluator:
         template: PromptTemplate,
         asked: Questions,
         keep_seen: Sequence[bool] = (False, True),
+        candidate_users: int = 0,
     ) -> Metrics:
         """The metrics of one template on the given examples."""
-        prompts = self._prompts(task, template, asked)
-        if task.form == "item":
-            return self._ranking(prompts, asked, keep_seen)
-        if task.form == "rating":
-            return self._rating(prompts, asked)
-        return self._text(prompts, asked)
-
-    def _prompts(self, task: Task, template: PromptTemplate, asked: Questions) -> list[Prompt]:
-        histories = self.split.histories
-        return [
-            self.prompter.render(
-                template, histories.state(user, position), task.asked(self.split, user, position)
-            )
+        kind = task.kind(template)
+        facts = [
+            self.candidates.asked(task, kind, user, position)
             for user, position in zip(asked.users.tolist(), asked.positions.tolist(), strict=True)
+        ]
+        prompts = self._prompts(template, asked, facts)
+        if kind.form == "item":
+            return self._ranking(prompts, asked, keep_seen)
+        if kind.form == "choice":
+            return self._choice(prompts, asked, facts)
+        if kind.form == "stars":
+            return self._rating(prompts, asked)
+        if kind.form == "text":
+            return self._text(prompts, kind, asked)
+        metrics = self._words(prompts, kind, facts)
+        if kind.proposes == "item" and candidate_users:
+            metrics |= self._ranked_words(task, template, asked.some(candidate_users))
+        return metrics
+
+    def _prompts(
+        self, template: PromptTemplate, asked: Questions, facts: Sequence[Asked]
+    ) -> list[Prompt]:
+        state = self.split.histories.state
+        pairs = zip(asked.users.tolist(), asked.positions.tolist(), facts, strict=True)
+        return [
+            self.prompter.render(template, state(user, position), fact)
+            for user, position, fact in pairs
         ]
 
     def seen(self, asked: Questions) -> list[npt.NDArray[np.int32]]:
@@ -170,12 +215,56 @@ class Evaluator:
             f"{name}/decoded": best[name] for name in ("rmse", "mae")
         }
 
-    def _text(self, prompts: Sequence[Prompt], asked: Questions) -> Metrics:
+    def _choice(
+        self, prompts: Sequence[Prompt], asked: Questions, facts: Sequence[Asked]
+    ) -> Metrics:
+        lists = [fact.candidates for fact in facts if fact.candidates is not None]
+        items, _ = self.predictor.choose(prompts, lists)
+        ranked = [row[row != PADDING] for row in items]
+        return among_candidates(ranked, self.split.histories.items[asked.rows])
+
+    def _words(
+        self, prompts: Sequence[Prompt], kind: AnswerKind, facts: Sequence[Asked]
+    ) -> Metrics:
+        words = WORDS[kind.slot]
+        labels = np.array([self.prompter.answer(kind.slot, fact) == words[0] for fact in facts])
+        return word_metrics(self.predictor.word_probabilities(prompts, words), labels)
+
+    def _ranked_words(self, task: Task, template: PromptTemplate, asked: Questions) -> Metrics:
+        """Candidates by the probability of "yes": the lists that a choice is judged by."""
+        target = self.split.histories.items[asked.rows]
+        lists = [
+            self.candidates.among(user, item)
+            for user, item in zip(asked.users.tolist(), target.tolist(), strict=True)
+        ]
+        counts = [len(row) for row in lists]
+        each = Questions(
+            *(np.repeat(a, counts) for a in (asked.users, asked.positions, asked.rows))
+        )
+        facts = [
+            replace(fact, item=item)
+            for user, position, row in zip(
+                asked.users.tolist(), asked.positions.tolist(), lists, strict=True
+            )
+            for fact in [task.asked(self.split, user, position)]
+            for item in row.tolist()
+        ]
+        words = WORDS[task.kind(template).slot]
+        scores = self.predictor.word_probabilities(self._prompts(template, each, facts), words)
+        own = np.split(scores, np.cumsum(counts)[:-1])
+        ranked = [
+            row[np.argsort(-score, kind="stable")] for row, score in zip(lists, own, strict=True)
+        ]
+        metrics = among_candidates(ranked, target)
+        metrics[f"n{CANDIDATES}"] = metrics.pop("n")
+        return metrics
+
+    def _text(self, prompts: Sequence[Prompt], kind: AnswerKind, asked: Questions) -> Metrics:
         written = self.predictor.write(prompts)
         rows = asked.rows.tolist()
-        references = [self.split.texts["explanation"][row] or "" for row in rows]
+        references = [self.split.texts[kind.slot][row] or "" for row in rows]
         metrics = text_metrics(written, references)
-        if "feature" in self.split.texts:
+        if kind.slot == "explanation" and "feature" in self.split.texts:
             features = [self.split.texts["feature"][row] for row in rows]
             matched = feature_match(written, features)
             if matched["n"]:
@@ -183,18 +272,72 @@ class Evaluator:
         return metrics
 
 
+def among_candidates(
+    ranked: Sequence[npt.NDArray[np.int64]], target: npt.NDArray[np.int32]
+) -> Metrics:
+    """HR and NDCG at 1, 5 and 10, and MRR, of ranked candidates; lists may be of any length."""
+    cutoffs = (1, 5, 10)
+    lists = np.full((len(ranked), max(max(map(len, ranked)), *cutoffs)), PADDING)
+    for i, row in enumerate(ranked):
+        lists[i, : len(row)] = row
+    found = ranking_metrics(lists, target, cutoffs)
+    n = found.pop("n")
+    return {f"{name}{CANDIDATES}": value for name, value in found.items()} | {"n": n}
+
+
+def word_metrics(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_]) -> Metrics:
+    """Binary metrics; accuracy alone where all answers are the same, so nothing is told apart."""
+    if labels.all() or not labels.any():
+        return {"accuracy": float(((scores >= 0.5) == labels).mean()), "n": len(labels)}
+    return binary_metrics(scores, labels)
+
+
 def best_templates(
     report: Mapping[str, Mapping[str, Metrics]],
     tasks: Sequence[Task],
     templates: Sequence[PromptTemplate],
 ) -> dict[str, list[str]]:
-    """For each task the ids of its seen templates, best validation metric first."""
+    """For each task the ids of its seen templates, best first within each kind of answer.
+
+    The kinds stand in the order of the task; templates that were not judged come last in theirs.
+    """
     order: dict[str, list[str]] = {}
     for task in tasks:
-        name, higher = task.metric
-        seen = [t.id for t in templates if t.family == task.name and not t.heldout]
-        judged = [i for i in seen if i in report.get(task.name, {})]
-        sign = -1 if higher else 1
-        order[task.name] = sorted(judged, key=lambda i: sign * report[task.name][i][name])
-        order[task.name] += [i for i in seen if i not in judged]
+        order[task.name] = []
+        for name, kind in task.family.answers.items():
+            own = [t for t in templates if (t.family, t.answer) == (task.name, name)]
+            seen = [t.id for t in own if not t.heldout]
+            metric, higher = kind.metric
+            found = report.get(task.name, {})
+            judged = [i for i in seen if metric in found.get(i, {})]
+            sign = -1 if higher else 1
+            order[task.name] += sorted(judged, key=lambda i: sign * found[i][metric])
+            order[task.name] += [i for i in seen if i not in judged]
     return order
+
+
+def sensitivity(
+    report: Mapping[str, Mapping[str, Metrics]], templates: Sequence[PromptTemplate]
+) -> dict[str, dict[str, dict[str, Metrics]]]:
+    """How much each metric depends on the prompt.
+
+    Returns:
+        Family → kind of answer → metric → ``mean``, ``min`` and ``max`` over the judged templates,
+        and ``templates``, their number.
+    """
+    found: dict[str, dict[str, dict[str, Metrics]]] = {}
+    for family, rows in report.items():
+        kinds = {t.id: t.answer for t in templates if t.family == family}
+        for kind in dict.fromkeys(kinds[id_] for id_ in rows):
+            own = [row for id_, row in rows.items() if kinds[id_] == kind]
+            names = dict.fromkeys(name for row in own for name in row if name.split("/")[0] != "n")
+            spread = found.setdefault(family, {}).setdefault(kind, {})
+            for name in names:
+                values = [row[name] for row in own if name in row]
+                spread[name] = {
+                    "mean": float(np.mean(values)),
+                    "min": min(values),
+                    "max": max(values),
+                    "templates": len(values),
+                }
+    return found

@@ -6,36 +6,64 @@ from collections.abc import Mapping
 from typing import Any
 
 from p5_t5.evaluation.audit import audit, baselines
-from p5_t5.evaluation.evaluator import KEEP_SEEN, Evaluator
+from p5_t5.evaluation.evaluator import CANDIDATES, KEEP_SEEN, Evaluator, sensitivity
 from p5_t5.prompting.corpus import Corpus
 
 
-def final_report(corpus: Corpus, evaluator: Evaluator, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Judges every template on the test split, beside baselines and with the protocol.
+def final_report(
+    corpus: Corpus,
+    evaluator: Evaluator,
+    run: Mapping[str, Any],
+    *,
+    everything: bool = False,
+    candidate_users: int = 200,
+) -> dict[str, Any]:
+    """Judges templates on the test split, beside baselines and with the protocol.
 
     Args:
         corpus: the data, tasks and templates.
         evaluator: of the trained model.
         run: facts about the run that belong to the protocol (seed, beams, steps ...).
+        everything: judge all templates, not only the reported ones.
+        candidate_users: for so many users candidates are ranked by the probability of "yes".
 
     Returns:
-        ``protocol``, ``test`` (task → template → metric) and ``baselines`` (task → baseline →
-        metric).
+        ``protocol``, ``test`` (task → template → metric), ``kinds`` (task → kind of answer → its
+        templates in ``test``), ``sensitivity`` (task → kind → metric → mean, min and max over
+        these) and ``baselines`` (task → kind → baseline → metric).
     """
-    tasks = [task for task, _ in corpus.tasks]
+    tasks = corpus.judged
+    templates = corpus.templates if everything else corpus.reported()
+    settings = corpus.prompter.settings
     protocol = {
         "dataset": corpus.name,
         "split": "leave one out per user: last item test, second last validation",
         "ties": "equal timestamps keep file order",
         "ranking": "whole catalogue, beam search constrained to it",
         "seen_items": f"excluded; kept where a metric ends with {KEEP_SEEN}",
+        "candidates": f"where a metric ends with {CANDIDATES}: the right item and "
+        f"{settings.candidates - 1} drawn evenly outside the user's history, the same for all "
+        f"templates; yes or no ranks those of {candidate_users} users",
+        "templates": "all" if everything else "the reported ones",
         "item_ids": corpus.catalogue.codes.scheme,
         "beams": evaluator.predictor.beams,
         **run,
         "audit": audit(corpus.split),
     }
+    test = evaluator.evaluate(tasks, templates, "test", candidate_users=candidate_users)
     return {
         "protocol": protocol,
-        "test": evaluator.evaluate(tasks, corpus.templates, "test"),
-        "baselines": baselines(corpus.split, tasks, len(corpus.catalogue)),
+        "test": test,
+        "kinds": {
+            task.name: {
+                kind: [
+                    t.id for t in corpus.of(task) if t.answer == kind and t.id in test[task.name]
+                ]
+                for kind in task.family.answers
+            }
+            for task in tasks
+            if task.name in test
+        },
+        "sensitivity": sensitivity(test, templates),
+        "baselines": baselines(corpus.split, tasks, templates, evaluator.candidates),
     }

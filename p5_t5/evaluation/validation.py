@@ -4,32 +4,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from p5_t5.evaluation.evaluator import KEEP_SEEN, Evaluator, Metrics, best_templates
+from p5_t5.evaluation.evaluator import (
+    KEEP_SEEN,
+    Evaluator,
+    Metrics,
+    best_templates,
+    sensitivity,
+)
 from p5_t5.prompting.corpus import Corpus
-from p5_t5.prompting.tasks import Task
+from p5_t5.prompting.templates import AnswerKind
 
 Found = dict[str, dict[str, Metrics]]
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Judges the seen templates on the validation split.
+    """Judges the reported seen templates on the validation split.
 
     Attributes:
         evaluator: of the model.
         corpus: its tasks and templates.
-        at_most: judge on so many examples of each task.
+        at_most: judge on so many examples of each template.
         keep_seen: whether items that a user already has may be recommended.
-        metric: TASK/METRIC, the mean of which over the templates picks the best weights.
+        metric: TASK/METRIC or TASK/KIND/METRIC, the mean of which over the templates picks the
+            best weights; that of the first task by default.
     """
 
     evaluator: Evaluator
     corpus: Corpus
     at_most: int
     keep_seen: bool
-    metric: str
+    metric: str | None = None
 
     def run(self, texts: bool = False) -> Found:
         """Metrics by task and template.
@@ -37,10 +42,13 @@ class Validation:
         Args:
             texts: also judge texts beside other answers; writing them takes longer than all else.
         """
-        tasks = [task for task, _ in self.corpus.tasks if task.form != "text"]
+        tasks = [task for task, _ in self.corpus.tasks]
+        forms = {task.name: {k: a.form for k, a in task.family.answers.items()} for task in tasks}
+        seen = [t for t in self.corpus.reported() if t.family in forms and not t.heldout]
+        quick = [t for t in seen if forms[t.family][t.answer] != "text"]
         found = self.evaluator.evaluate(
-            [task for task, _ in self.corpus.tasks] if texts or not tasks else tasks,
-            [template for template in self.corpus.templates if not template.heldout],
+            tasks,
+            seen if texts or not quick else quick,
             "validation",
             at_most=self.at_most,
             keep_seen=(self.keep_seen,),
@@ -54,11 +62,14 @@ class Validation:
         }
 
     def means(self, found: Found) -> Metrics:
-        """TASK/METRIC to its mean over the templates."""
+        """TASK/METRIC to its mean over the templates of the task's first kind of answer.
+
+        Those of its other kinds are named TASK/KIND/METRIC.
+        """
         return {
-            f"{task}/{name}": float(np.mean([row[name] for row in rows.values()]))
-            for task, rows in found.items()
-            for name in next(iter(rows.values()))
+            f"{name}/{metric}": values["mean"]
+            for name, _, spread in self._kinds(found)
+            for metric, values in spread.items()
         }
 
     def value(self, found: Found) -> float:
@@ -68,27 +79,41 @@ class Validation:
             ValueError: validation has no such metric.
         """
         means = self.means(found)
-        if self.metric not in means:
+        metric = self.metric
+        if metric is None:
+            name, answer, _ = self._kinds(found)[0]
+            metric = f"{name}/{answer.metric[0]}"
+        if metric not in means:
             known = ", ".join(sorted(means))
-            raise ValueError(f"--metric_for_best_model {self.metric}: validation has {known}")
-        return -means[self.metric] if self.metric.endswith(("rmse", "mae")) else means[self.metric]
+            raise ValueError(f"--metric_for_best_model {metric}: validation has {known}")
+        return -means[metric] if {"rmse", "mae"} & set(metric.split("/")) else means[metric]
 
     def line(self, found: Found) -> str:
-        """The first metric of each task, mean and range over its templates, for people to read."""
+        """The first metric of each kind of answer, mean and range over its templates, to read."""
         parts = []
-        for task in self._tasks(found):
-            name, _ = task.metric
-            values = [row[name] for row in found[task.name].values()]
-            parts.append(
-                f"{task.name} {name} {np.mean(values):.4f} "
-                f"(by template {min(values):.4f} to {max(values):.4f})"
-            )
+        for name, answer, spread in self._kinds(found):
+            metric, _ = answer.metric
+            if metric in spread:
+                values = spread[metric]
+                parts.append(
+                    f"{name} {metric} {values['mean']:.4f} "
+                    f"(by template {values['min']:.4f} to {values['max']:.4f})"
+                )
         return ", ".join(parts)
 
-    def _tasks(self, found: Found) -> list[Task]:
-        return [task for task, _ in self.corpus.tasks if task.name in found]
+    def _kinds(self, found: Found) -> list[tuple[str, AnswerKind, dict[str, Metrics]]]:
+        """TASK or TASK/KIND, the kind and the spread of its metrics, for all that was judged."""
+        spread = sensitivity(found, self.corpus.templates)
+        kinds = []
+        for task, _ in self.corpus.tasks:
+            own = spread.get(task.name, {})
+            judged = [kind for kind in task.family.answers if kind in own]
+            for kind in judged:
+                name = task.name if kind == judged[0] else f"{task.name}/{kind}"
+                kinds.append((name, task.family.answers[kind], own[kind]))
+        return kinds
 
     def order_templates(self) -> dict[str, list[str]]:
-        """For each task its seen templates, best first."""
+        """For each task its seen templates, best first within each kind of answer."""
         found = self.run(texts=True)
         return best_templates(found, [t for t, _ in self.corpus.tasks], self.corpus.templates)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.item_ids import assign_item_ids
 from p5_t5.data.splits import Split, leave_one_out
 from p5_t5.data.tables import read_tables
+from p5_t5.prompting.candidates import Candidates
 from p5_t5.prompting.explanations import derive_explanations
 from p5_t5.prompting.prompter import Prompt, Prompter, PromptSettings
 from p5_t5.prompting.review_explanations import extract_explanations
@@ -35,6 +37,7 @@ class Corpus:
         tasks: the tasks that it can teach, each with its share of the examples.
         ratings: the stars that stand in training, lowest first.
         notes: what was filtered, repaired, derived or left out, one printable line each.
+        untaught: tasks whose templates are all held out: they are only judged.
     """
 
     name: str
@@ -45,27 +48,54 @@ class Corpus:
     tasks: Shares
     ratings: Sequence[float]
     notes: Sequence[str]
+    untaught: Sequence[Task] = ()
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        """Draws what its questions put forward."""
+        settings = self.prompter.settings
+        return Candidates(self.split, len(self.catalogue), self.ratings, settings)
+
+    @property
+    def judged(self) -> list[Task]:
+        """The tasks that are judged: those that are taught, then the others."""
+        return [*(task for task, _ in self.tasks), *self.untaught]
+
+    def of(self, task: Task) -> list[PromptTemplate]:
+        """The templates of a task."""
+        return [template for template in self.templates if template.family == task.name]
+
+    def reported(self) -> list[PromptTemplate]:
+        """The templates of the ordinary report.
+
+        Where a held-out template is reported and no seen one of its kind can be filled, the seen
+        one that is drawn most often stands beside it: alone it would say little.
+        """
+        chosen = [template for template in self.templates if template.reported]
+        seen = {(t.family, t.answer) for t in chosen if not t.heldout}
+        for kind in dict.fromkeys((t.family, t.answer) for t in chosen if t.heldout):
+            own = [t for t in self.templates if (t.family, t.answer) == kind and not t.heldout]
+            if own and kind not in seen:
+                chosen.append(max(own, key=lambda t: t.weight))
+        return [template for template in self.templates if template in chosen]
 
     def heldout(self) -> dict[str, frozenset[str]]:
         """For each task the ids of the templates that training never shows."""
         return {
-            task.name: frozenset(
-                t.id for t in self.templates if t.family == task.name and t.heldout
-            )
-            for task, _ in self.tasks
+            task.name: frozenset(t.id for t in self.of(task) if t.heldout) for task in self.judged
         }
 
     def examples(self) -> dict[str, Prompt]:
         """One rendered training prompt of each task, for people to read."""
         examples = {}
-        for task, _ in self.tasks:
-            seen = [t for t in self.templates if t.family == task.name and not t.heldout]
+        for task in self.judged:
+            seen = [t for t in self.of(task) if not t.heldout or task in self.untaught]
             template = max(seen, key=lambda t: t.weight)
-            users, positions = task.examples(self.split, "train")
+            users, positions = task.examples(self.split, "train", template.needs)
             row = min(5, len(users) - 1)
             user, position = int(users[row]), int(positions[row])
             state = self.split.histories.state(user, position)
-            asked = task.asked(self.split, user, position)
+            asked = self.candidates.asked(task, task.kind(template), user, position, draw=2)
             examples[task.name] = self.prompter.render(template, state, asked, draw=2)
         return examples
 
@@ -106,19 +136,24 @@ def read_corpus(
     catalogue = Catalogue(tables.items, codes)
     prompter = Prompter(catalogue, settings)
     notes = [*tables.notes, *_size(split, catalogue)]
-    if any(task.needs == "explanation" for task, _ in tasks) and "explanation" not in split.texts:
+    explained = any("explanation" in task.family.slots for task, _ in tasks)
+    if explained and "explanation" not in split.texts:
         split, note = _explain(split, catalogue, settings.like_threshold)
         notes += note
     slots = prompter.available(split.histories, split.texts)
-    templates, left_out = usable(read_prompts(prompts), slots)
+    read = read_prompts(prompts)
+    templates, left_out = usable(read, slots)
     notes += left_out
-    taught = []
+    taught: list[tuple[Task, float]] = []
+    untaught: list[Task] = []
     for task, share in tasks:
-        reason = _impossible(task, split, list(templates.values()))
+        reason = _impossible(task, split, list(read.values()), list(templates.values()))
         if reason:
             notes.append(f"task {task.name} left out: {reason}")
-        else:
+        elif any(t.family == task.name and not t.heldout for t in templates.values()):
             taught.append((task, share))
+        else:
+            untaught.append(task)
     if not taught:
         wanted = ", ".join(task.name for task, _ in tasks)
         raise ValueError(f"{folder}: none of the tasks {wanted} can be learnt from it: {notes[-1]}")
@@ -132,6 +167,7 @@ def read_corpus(
         tasks=taught,
         ratings=np.unique(stars[~np.isnan(stars)]).tolist(),
         notes=[f"{tables.name}: {note}" for note in notes],
+        untaught=untaught,
     )
 
 
@@ -166,12 +202,24 @@ def _size(split: Split, catalogue: Catalogue) -> list[str]:
     return lines
 
 
-def _impossible(task: Task, split: Split, templates: Sequence[PromptTemplate]) -> str | None:
-    """Why a data set can't teach a task."""
-    if not len(task.examples(split, "train")[0]):
-        return f"no training interaction has any {task.needs or 'history before it'}"
-    if not any(t.family == task.name and not t.heldout for t in templates):
-        return "no template for training can be filled"
+def _impossible(
+    task: Task,
+    split: Split,
+    read: Sequence[PromptTemplate],
+    templates: Sequence[PromptTemplate],
+) -> str | None:
+    """Why a data set can't teach a task, or judge one that is never taught."""
+    own = [t for t in read if t.family == task.name]
+    rows = split.rows("train")
+    for column in sorted(frozenset.intersection(*(t.needs for t in own))):
+        if not split.known(column)[rows].any():
+            return f"no training interaction has any {column}"
+    taught = any(not t.heldout for t in own)
+    filled = [t for t in templates if t.family == task.name and not (taught and t.heldout)]
+    if not filled:
+        return "no template for training can be filled" if taught else "no template can be filled"
+    if not any(len(task.examples(split, "train", t.needs)[0]) for t in filled):
+        return "no training interaction has any history before it"
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import datasets
@@ -19,6 +20,7 @@ from p5_t5.prompting.prompter import Prompt
 from p5_t5.prompting.tasks import Task
 from p5_t5.prompting.templates import PromptTemplate
 
+Rows = npt.NDArray[np.int64]
 Encode = Callable[[str], Sequence[Any]]
 
 # How many steps' examples are sorted by length together: enough for little padding, few enough for
@@ -39,6 +41,16 @@ class Epoch:
 
     examples: datasets.Dataset
     steps: list[list[list[int]]]
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """Tokens of a template: without its lists and its review, and of one item and one word."""
+
+    source: float
+    target: float
+    item: float
+    word: float
 
 
 class Mixture:
@@ -73,23 +85,28 @@ class Mixture:
             raise ValueError("no task has a share above 0")
         shares = np.array([share for _, share in corpus.tasks if share > 0], dtype=float)
         self.shares = shares / shares.sum()
+        self._candidates = corpus.candidates
         self._templates = [self._seen(task, corpus.templates) for task in self.tasks]
-        self._rows = [task.examples(self._split, "train") for task in self.tasks]
-        for task, (users, _) in zip(self.tasks, self._rows, strict=True):
-            if len(users) == 0:
-                raise ValueError(f"the data set has no training example for the task {task.name!r}")
+        # The rows that a template may ask about, shared by all with the same needs.
+        self._rows = [
+            {t.needs: task.examples(self._split, "train", t.needs) for t in own}
+            for task, own in zip(self.tasks, self._templates, strict=True)
+        ]
         self._lengths = {
-            (t, m): self._measure(t, template)
+            (t, m): self._measure(t, m)
             for t, own in enumerate(self._templates)
-            for m, template in enumerate(own)
+            for m in range(len(own))
         }
 
-    @staticmethod
-    def _seen(task: Task, templates: Sequence[PromptTemplate]) -> list[PromptTemplate]:
+    def _seen(self, task: Task, templates: Sequence[PromptTemplate]) -> list[PromptTemplate]:
+        """The templates of a task that training can draw."""
         own = [t for t in templates if t.family == task.name and not t.heldout]
         if not own:
             raise ValueError(f"no template of the family {task.name!r} can be used for training")
-        return own
+        asked = [t for t in own if len(task.examples(self._split, "train", t.needs)[0])]
+        if not asked:
+            raise ValueError(f"the data set has no training example for the task {task.name!r}")
+        return asked
 
     def sample(self, count: int) -> list[Prompt]:
         """Rendered examples of a plan of their own, such as a tokenizer learns from."""
@@ -112,20 +129,19 @@ class Mixture:
         examples = datasets.Dataset.from_dict(plan).with_transform(self._render)
         return Epoch(examples, steps)
 
-    def _plan(self, generator: np.random.Generator) -> dict[str, npt.NDArray[np.int64]]:
+    def _plan(self, generator: np.random.Generator) -> dict[str, Rows]:
         total = len(self._split.positions("train")[0])
         counts = np.maximum(np.round(self.shares * total), 1).astype(int)
-        columns: dict[str, list[npt.NDArray[np.int64]]] = {}
+        columns: dict[str, list[Rows]] = {}
         for t, count in enumerate(counts):
-            users, positions = self._rows[t]
-            rounds = [generator.permutation(len(users)) for _ in range(-(-count // len(users)))]
-            chosen = np.concatenate(rounds)[:count]
             weights = np.array([template.weight for template in self._templates[t]])
+            chosen = generator.choice(len(weights), count, p=weights / weights.sum())
+            users, positions = self._draw_rows(generator, t, chosen)
             drawn = {
                 "task": np.full(count, t),
-                "template": generator.choice(len(weights), count, p=weights / weights.sum()),
-                "user": users[chosen],
-                "position": positions[chosen],
+                "template": chosen,
+                "user": users,
+                "position": positions,
                 "draw": generator.integers(0, 2**31, count),
             }
             for name, values in drawn.items():
@@ -133,10 +149,26 @@ class Mixture:
         order = generator.permutation(int(counts.sum()))
         return {name: np.concatenate(parts)[order] for name, parts in columns.items()}
 
+    def _draw_rows(
+        self, generator: np.random.Generator, t: int, templates: Rows
+    ) -> tuple[Rows, Rows]:
+        """Users and positions for drawn templates: all rows before any comes again."""
+        needs = [template.needs for template in self._templates[t]]
+        drawn = np.empty((2, len(templates)), dtype=np.int64)
+        for need, (users, positions) in self._rows[t].items():
+            alike = [m for m, other in enumerate(needs) if other == need]
+            own = np.flatnonzero(np.isin(templates, alike))
+            rounds = [generator.permutation(len(users)) for _ in range(-(-len(own) // len(users)))]
+            if rounds:
+                chosen = np.concatenate(rounds)[: len(own)]
+                drawn[:, own] = users[chosen], positions[chosen]
+        return drawn[0], drawn[1]
+
     def _prompt(self, t: int, m: int, user: int, position: int, draw: int) -> Prompt:
-        asked = self.tasks[t].asked(self._split, user, position)
+        task, template = self.tasks[t], self._templates[t][m]
+        asked = self._candidates.asked(task, task.kind(template), user, position, draw)
         state = self._split.histories.state(user, position)
-        return self._prompter.render(self._templates[t][m], state, asked, draw)
+        return self._prompter.render(template, state, asked, draw)
 
     def _render(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Renders and tokenises the rows that are read."""
@@ -148,59 +180,75 @@ class Mixture:
             "task": list(rows["task"]),
         }
 
-    def _history(
-        self, t: int, m: int, positions: npt.NDArray[np.int64], draws: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """How many items a template writes into its source and into its target, each example."""
+    def _written(
+        self, t: int, m: int, users: Rows, positions: Rows, draws: Rows
+    ) -> tuple[Rows, Rows, Rows]:
+        """What varies most in an example's length: items of source and target, words of a review.
+
+        Returns:
+            Three counts of shape (examples,).
+        """
         template = self._templates[t][m]
         settings = self._prompter.settings
         kept = np.minimum(positions, settings.max_history)
-        cut = np.zeros_like(kept)
+        cut, none = np.zeros_like(kept), np.zeros_like(kept)
         if "recent" in template.slots:
             cut = draws % (np.minimum(kept, settings.max_recent) + 1)
         listed = bool(template.slots & {"history", "latest"})
-        return (kept - cut if listed else np.zeros_like(kept)), cut
+        words = none
+        if "review" in template.slots:
+            rows = self._split.histories.offsets[users] + positions
+            words = np.minimum(self._review_words[rows], settings.review_words)
+        return (kept - cut if listed else none), cut, words
 
-    def _measure(self, t: int, template: PromptTemplate) -> tuple[float, float, float]:
-        """Tokens of a template without its list of items, source and target, and of one item."""
-        m = self._templates[t].index(template)
+    @cached_property
+    def _review_words(self) -> Rows:
+        """How many words each interaction's review has, shape (interactions,)."""
+        reviews = self._split.texts["review"]
+        return np.array([len((review or "").split()) for review in reviews], dtype=np.int64)
+
+    def _measure(self, t: int, m: int) -> _Lengths:
+        """The tokens of a template, from a few rendered examples."""
+        template = self._templates[t][m]
         generator = np.random.default_rng([self._seed, t, m])
-        users, positions = self._rows[t]
+        users, positions = self._rows[t][template.needs]
         rows = generator.integers(0, len(users), _SAMPLES_A_TEMPLATE)
         draws = generator.integers(0, 2**31, _SAMPLES_A_TEMPLATE)
-        written, cut = self._history(t, m, positions[rows], draws)
+        users, positions = users[rows], positions[rows]
+        written, cut, words = self._written(t, m, users, positions, draws)
         codes = self._prompter.catalogue.code_texts
         some = [codes[i] for i in generator.integers(0, len(codes), _SAMPLES_A_TEMPLATE)]
         item = len(self._encode(template.separator.join(some))) / len(some)
-        lengths = [
-            (len(self._encode(prompt.source)), len(self._encode(prompt.target)))
-            for row, draw in zip(rows, draws, strict=True)
-            for prompt in [self._prompt(t, m, int(users[row]), int(positions[row]), int(draw))]
-        ]
-        source, target = np.array(lengths).T
-        return (
-            float((source - written * item).mean()),
-            float((target - cut * item).mean()),
-            float(item),
+        examples = zip(users.tolist(), positions.tolist(), draws.tolist(), strict=True)
+        prompts = [self._prompt(t, m, *example) for example in examples]
+        source = np.array([len(self._encode(prompt.source)) for prompt in prompts])
+        target = np.array([len(self._encode(prompt.target)) for prompt in prompts])
+        # Whatever a prompt is made of, its words are cut into about as many pieces each.
+        plain = np.array([len(prompt.source.split()) for prompt in prompts])
+        word = float(source.sum() / plain.sum()) if words.any() else 0.0
+        return _Lengths(
+            source=float((source - written * item - words * word).mean()),
+            target=float((target - cut * item).mean()),
+            item=item,
+            word=word,
         )
 
-    def _estimate(
-        self, plan: Mapping[str, npt.NDArray[np.int64]]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _estimate(self, plan: Mapping[str, Rows]) -> tuple[Rows, Rows]:
         """Tokens of each planned example, source and target, without rendering it."""
         source, target = np.zeros(len(plan["task"])), np.zeros(len(plan["task"]))
-        for (t, m), (start, answer, item) in self._lengths.items():
+        for (t, m), lengths in self._lengths.items():
             own = (plan["task"] == t) & (plan["template"] == m)
-            written, cut = self._history(t, m, plan["position"][own], plan["draw"][own])
-            source[own] = start + written * item
-            target[own] = answer + cut * item
+            asked = (plan[name][own] for name in ("user", "position", "draw"))
+            written, cut, words = self._written(t, m, *asked)
+            source[own] = lengths.source + written * lengths.item + words * lengths.word
+            target[own] = lengths.target + cut * lengths.item
         return np.ceil(source).astype(np.int64), np.ceil(target).astype(np.int64)
 
     def _batches(
         self,
-        rows: npt.NDArray[np.int64],
-        source: npt.NDArray[np.int64],
-        target: npt.NDArray[np.int64],
+        rows: Rows,
+        source: Rows,
+        target: Rows,
     ) -> list[list[int]]:
         """Examples of like length side by side, as many a batch as its budget of tokens holds."""
         rows = rows[np.lexsort((source[rows], target[rows]))]

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.histories import Histories, UserState
-from p5_t5.prompting.templates import PromptTemplate
+from p5_t5.prompting.templates import WORDS, PromptTemplate
 
 _SPACE_OR_BRACKET = re.compile(r"[\s<>]+")
 
@@ -26,12 +27,16 @@ class PromptSettings:
         max_recent: while training, the cut between ``{history}`` and ``{recent}`` is drawn anew
             each time, with at most so many items after it.
         like_threshold: from so many stars on an item counts as liked.
+        candidates: how many items a choice is among, the right one included.
+        review_words: of a review so many words are written.
     """
 
     max_history: int = 50
     recent: int = 5
     max_recent: int = 50
     like_threshold: float = 4.0
+    candidates: int = 100
+    review_words: int = 100
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,24 @@ class Asked:
     Attributes:
         item: the catalogue's row, ``None`` where the item is the answer and unknown.
         rating: stars.
+        review: what the user wrote.
+        summary: the headline of the review.
         explanation: the sentence that explains the interaction.
         feature: the word that the explanation is about.
+        candidates: the catalogue's rows that a choice is among, in the order of the prompt.
+        star: the stars that a question puts forward.
+        agreed: whether what a question puts forward is the truth.
     """
 
     item: int | None = None
     rating: float | None = None
+    review: str | None = None
+    summary: str | None = None
     explanation: str | None = None
     feature: str | None = None
+    candidates: npt.NDArray[np.int64] | None = None
+    star: float | None = None
+    agreed: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -84,10 +99,11 @@ class Prompter:
 
     def available(self, histories: Histories, texts: Mapping[str, object]) -> frozenset[str]:
         """The slots that a data set can fill; ``texts`` are its text columns."""
-        slots = {"user", "item", "history", "latest", "recent", *self._columns, *texts}
+        slots = {"user", "user_name", "item", "history", "latest", "recent", "candidates", "yes_no"}
+        slots |= {*self._columns, *texts}
         slots |= {f"user_{column}" for column in histories.profiles}
         if histories.has_ratings:
-            slots |= {"rating", "average_rating"}
+            slots |= {"rating", "average_rating", "star", "like_dislike"}
         if self.catalogue.category_names:
             slots |= {"favourite_categories"}
         if self.catalogue.has_titles:
@@ -117,6 +133,15 @@ class Prompter:
             given=template.render(template.given_parts, values),
             target="" if predicting else template.render(template.target_parts, values),
         )
+
+    def answer(self, slot: str, asked: Asked) -> str | None:
+        """The right answer as text, ``None`` where it is not known.
+
+        Args:
+            slot: what it fills, of those that are not made of item codes.
+            asked: what was asked.
+        """
+        return _ASKED_SLOTS[slot](self, asked)
 
     def can_ask(self, template: PromptTemplate, state: UserState, asked: Asked) -> bool:
         """Whether everything that a prompt must say at prediction is known."""
@@ -161,11 +186,8 @@ class Prompter:
             column = slot.removeprefix("user_")
             value = state.name if column == "name" else state.profile.get(column)
             return None if value is None else plain(value)
-        if slot == "rating":
-            return None if asked.rating is None else stars(asked.rating)
-        if slot in ("explanation", "feature"):
-            text = getattr(asked, slot)
-            return None if text is None else plain(text)
+        if slot in _ASKED_SLOTS:
+            return _ASKED_SLOTS[slot](self, asked)
         if asked.item is None:
             return None
         if slot == "item":
@@ -208,6 +230,48 @@ def _user_number(prompter: Prompter, state: UserState) -> str | None:
     return None if state.number is None else str(state.number + 1)
 
 
+def _text(text: str | None) -> str | None:
+    return None if text is None else plain(text)
+
+
+def _star(value: float | None) -> str | None:
+    return None if value is None else stars(value)
+
+
+def _review(prompter: Prompter, asked: Asked) -> str | None:
+    if asked.review is None:
+        return None
+    return " ".join(plain(asked.review).split()[: prompter.settings.review_words])
+
+
+def _candidates(prompter: Prompter, asked: Asked) -> str | None:
+    if asked.candidates is None:
+        return None
+    # Nothing stands between them: a hundred commas would be as long as the candidates.
+    return " ".join([prompter.catalogue.code_texts[i] for i in asked.candidates.tolist()])
+
+
+def _yes_no(prompter: Prompter, asked: Asked) -> str | None:
+    return None if asked.agreed is None else WORDS["yes_no"][not asked.agreed]
+
+
+def _like_dislike(prompter: Prompter, asked: Asked) -> str | None:
+    if asked.rating is None:
+        return None
+    return WORDS["like_dislike"][asked.rating < prompter.settings.like_threshold]
+
+
+_ASKED_SLOTS: Mapping[str, Callable[[Prompter, Asked], str | None]] = {
+    "rating": lambda _, asked: _star(asked.rating),
+    "star": lambda _, asked: _star(asked.star),
+    "review": _review,
+    "summary": lambda _, asked: _text(asked.summary),
+    "explanation": lambda _, asked: _text(asked.explanation),
+    "feature": lambda _, asked: _text(asked.feature),
+    "candidates": _candidates,
+    "yes_no": _yes_no,
+    "like_dislike": _like_dislike,
+}
 _USER_SLOTS: Mapping[str, Callable[[Prompter, UserState], str | None]] = {
     "user": _user_number,
     "favourite_categories": Prompter._favourite_categories,

@@ -6,26 +6,29 @@ training, evaluation) goes by what the task and its templates say of themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from p5_t5.data.splits import Part, Split
 from p5_t5.prompting.prompter import Asked
-from p5_t5.prompting.templates import Family, PromptTemplate, load_templates
+from p5_t5.prompting.templates import (
+    ITEM_SLOTS,
+    AnswerKind,
+    Family,
+    PromptTemplate,
+    load_templates,
+)
 
 # What an explanation is about that names no feature.
 ANY_FEATURE = "anything"
-AnswerForm = Literal["item", "rating", "text"]
 
 _USER_SLOTS = frozenset(
     {"user", "favourite_categories", "average_rating", "liked_titles", "history_titles"}
 )
-_ITEM_SLOTS = frozenset({"item", "title", "categories", "brand", "price", "description"})
 
 
 @dataclass(frozen=True)
@@ -34,90 +37,124 @@ class Task:
 
     Attributes:
         family: its slots and answers.
-        form: what an answer is: an item of the catalogue, a number of stars, or free text.
-        needs: the column that an interaction must have a value in to be asked about.
-        metric: the metric that judges it first, and whether higher is better.
         first_position: the first position of a history that may be asked about.
+        hides_repeats: whether training leaves out interactions with an item that the same user's
+            held-out part has too. Who takes an item twice must not tell about the held-out time by
+            the earlier one; what comes next in a history tells nothing of it.
     """
 
     family: Family
-    form: AnswerForm
-    needs: Literal["rating", "explanation"] | None
-    metric: tuple[str, bool]
     first_position: int = 0
+    hides_repeats: bool = True
 
     @property
     def name(self) -> str:
         """The family's name."""
         return self.family.name
 
+    def kind(self, template: PromptTemplate) -> AnswerKind:
+        """The kind of answer that one of its templates asks for."""
+        return self.family.answers[template.answer]
+
     def examples(
-        self, split: Split, part: Part
+        self, split: Split, part: Part, needs: Collection[str] = ()
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The interactions of one part that the task asks about, as (users, positions)."""
+        """The interactions of one part that the task asks about, as (users, positions).
+
+        Args:
+            split: the data.
+            part: which interactions.
+            needs: the columns that they must have a value in, as a template says.
+        """
         users, positions = split.positions(part)
         rows = split.rows(part)
         keep = positions >= self.first_position
-        if part == "train" and self.form != "item":
-            # Who takes an item twice must not tell about the held-out time by the earlier one.
+        if part == "train" and self.hides_repeats:
             keep &= ~split.heldout_again()
-        if self.needs == "rating":
-            keep &= ~np.isnan(split.histories.ratings[rows])
-        elif self.needs == "explanation":
-            texts = split.texts.get("explanation")
-            has_text = [] if texts is None else [bool(texts[row]) for row in rows.tolist()]
-            keep &= np.array(has_text, dtype=bool) if has_text else np.zeros(len(rows), dtype=bool)
+        for column in needs:
+            keep &= split.known(column)[rows]
         return users[keep], positions[keep]
 
     def asked(self, split: Split, user: int, position: int) -> Asked:
-        """What is asked about one interaction, answer included."""
+        """What is asked about one interaction, answer included, nothing drawn."""
         row = int(split.histories.offsets[user]) + position
         rating = float(split.histories.ratings[row])
-        texts = {name: split.texts[name][row] for name in split.texts}
+        texts = {name: values[row] for name, values in split.texts.items()}
         feature = texts.get("feature")
-        if self.needs == "explanation" and not feature:
+        if "feature" in self.family.slots and not feature:
             feature = ANY_FEATURE
         return Asked(
             item=int(split.histories.items[row]),
             rating=None if np.isnan(rating) else rating,
+            review=texts.get("review"),
+            summary=texts.get("summary"),
             explanation=texts.get("explanation"),
             feature=feature,
         )
 
 
+_ITEM = AnswerKind("item", "item", ("ndcg@10", True))
+_CHOICE = AnswerKind("item", "choice", ("ndcg@10/candidates", True))
+_WHETHER_ITEM = AnswerKind("yes_no", "words", ("auc", True), proposes="item")
+_WHETHER_STAR = AnswerKind("yes_no", "words", ("auc", True), proposes="star")
+_LIKE = AnswerKind("like_dislike", "words", ("auc", True))
+_STARS = AnswerKind("rating", "stars", ("rmse", False))
+_SENTENCE = AnswerKind("explanation", "text", ("bleu-4", True))
+_HEADLINE = AnswerKind("summary", "text", ("bleu-2", True))
+
 SEQUENTIAL = Task(
-    family=Family(
+    Family(
         name="sequential",
-        slots=_USER_SLOTS | {"history", "latest", "recent", "item"},
-        answers={"next_item": "item"},
+        slots=_USER_SLOTS | {"history", "latest", "recent", "item", "candidates", "yes_no"},
+        answers={"next_item": _ITEM, "choice": _CHOICE, "yes_no": _WHETHER_ITEM},
         open_slots=("user_",),
     ),
-    form="item",
-    needs=None,
-    metric=("ndcg@10", True),
     first_position=1,
+    hides_repeats=False,
 )
 RATING = Task(
-    family=Family(
+    Family(
         name="rating",
-        slots=_USER_SLOTS | _ITEM_SLOTS | {"history", "latest", "rating"},
-        answers={"stars": "rating"},
-    ),
-    form="rating",
-    needs="rating",
-    metric=("rmse", False),
+        slots=_USER_SLOTS
+        | ITEM_SLOTS
+        | {"history", "latest", "rating", "star", "yes_no", "like_dislike"},
+        answers={"stars": _STARS, "yes_no": _WHETHER_STAR, "like": _LIKE},
+    )
 )
 EXPLANATION = Task(
-    family=Family(
+    Family(
         name="explanation",
-        slots=_USER_SLOTS | _ITEM_SLOTS | {"history", "latest", "rating", "feature", "explanation"},
-        answers={"sentence": "explanation"},
-    ),
-    form="text",
-    needs="explanation",
-    metric=("bleu-4", True),
+        slots=_USER_SLOTS | ITEM_SLOTS | {"history", "latest", "rating", "feature", "explanation"},
+        answers={"sentence": _SENTENCE},
+    )
 )
-TASKS: Mapping[str, Task] = {task.name: task for task in (SEQUENTIAL, RATING, EXPLANATION)}
+REVIEW = Task(
+    Family(
+        name="review",
+        slots=_USER_SLOTS | ITEM_SLOTS | {"history", "latest", "review", "summary", "rating"},
+        answers={"stars": _STARS, "headline": _HEADLINE},
+    )
+)
+DIRECT = Task(
+    Family(
+        name="direct",
+        slots=_USER_SLOTS | ITEM_SLOTS | {"history", "latest", "candidates", "yes_no"},
+        answers={"choice": _CHOICE, "yes_no": _WHETHER_ITEM},
+    )
+)
+# Its items are told by what is known of them, and never by a code that another data set dealt out.
+ZERO_SHOT = Task(
+    Family(
+        name="zero-shot",
+        slots=_USER_SLOTS
+        | (ITEM_SLOTS - {"item"})
+        | {"rating", "like_dislike", "feature", "explanation"},
+        answers={"like": _LIKE, "stars": _STARS, "sentence": _SENTENCE},
+    )
+)
+TASKS: Mapping[str, Task] = {
+    task.name: task for task in (SEQUENTIAL, RATING, EXPLANATION, REVIEW, DIRECT, ZERO_SHOT)
+}
 
 
 def shipped_prompts() -> Path:
@@ -134,7 +171,10 @@ def read_prompts(extra: Sequence[str | Path] = ()) -> dict[tuple[str, str], Prom
         ValueError: a file or a template is wrong.
     """
     families = {name: task.family for name, task in TASKS.items()}
-    return load_templates([shipped_prompts()], families) | load_templates(extra, families)
+    own = load_templates(extra, families)
+    # Who brings a prompt wants to know how good it is.
+    reported = {key: replace(template, reported=True) for key, template in own.items()}
+    return load_templates([shipped_prompts()], families) | reported
 
 
 def usable(

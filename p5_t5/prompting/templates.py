@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 _SLOT = re.compile(r"[a-z][a-z0-9_]*")
 _TOKEN = re.compile(r"<[^\s<>]+>")
@@ -29,8 +29,36 @@ _FIELDS: Mapping[str, tuple[type, ...]] = {
     "heldout": (bool,),
     "weight": (int, float),
     "separator": (str,),
+    "reported": (bool,),
 }
+_DEFAULTS: Mapping[str, Any] = {"given": "", "weight": 1.0, "separator": " , ", "reported": False}
 _REQUIRED = ("id", "answer", "source", "target")
+
+AnswerForm = Literal["item", "choice", "stars", "words", "text"]
+# Slots that one of two words fills: the word that agrees, and the other one.
+WORDS: Mapping[str, tuple[str, str]] = {
+    "yes_no": ("yes", "no"),
+    "like_dislike": ("like", "dislike"),
+}
+
+
+@dataclass(frozen=True)
+class AnswerKind:
+    """What an answer is, and so how it is predicted and judged.
+
+    Attributes:
+        slot: what the answer fills; it ends the target.
+        form: an item of the catalogue, a choice among the prompt's candidates, a number of stars,
+            one of two words, or free text.
+        metric: the metric that judges it first, and whether higher is better.
+        proposes: what a question puts forward, which is the truth half of the time and drawn
+            otherwise: an item or a star.
+    """
+
+    slot: str
+    form: AnswerForm
+    metric: tuple[str, bool]
+    proposes: Literal["item", "star"] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,13 +68,13 @@ class Family:
     Attributes:
         name: the family's name, as the JSON file gives it.
         slots: the legal slots.
-        answers: for each answer kind the slot that the answer fills; it ends the target.
+        answers: the kinds of answers by name, the one that the family is about first.
         open_slots: beginnings of slots that name a column of the data set (``user_``, ``item_``).
     """
 
     name: str
     slots: frozenset[str]
-    answers: Mapping[str, str]
+    answers: Mapping[str, AnswerKind]
     open_slots: tuple[str, ...] = ("user_", "item_")
 
     def allows(self, slot: str) -> bool:
@@ -56,7 +84,19 @@ class Family:
 
 # Slots whose value is made of item codes. A code is always a word of its own, so that it is cut
 # into the same tokens wherever it stands.
-CODE_SLOTS = frozenset({"item", "history", "latest", "recent"})
+CODE_SLOTS = frozenset({"item", "history", "latest", "recent", "candidates"})
+# Slots that describe the item of a question, besides {item_COLUMN}.
+ITEM_SLOTS = frozenset({"item", "title", "categories", "brand", "price", "description"})
+
+# Slots that can be filled only where the interaction has a value in a column.
+_COLUMNS: Mapping[str, str] = {
+    "rating": "rating",
+    "star": "rating",
+    "like_dislike": "rating",
+    "review": "review",
+    "summary": "summary",
+    "explanation": "explanation",
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +112,8 @@ class PromptTemplate:
         given: the start of the target that is given at prediction ("" for none).
         heldout: kept out of training, to measure prompts that were never seen.
         weight: how often it is drawn within its family, against the others.
-        separator: what stands between two items of a list.
+        separator: what stands between two items of a history.
+        reported: judged in every report, not only in the one on all templates.
         file: where it came from, for error messages.
     """
 
@@ -85,6 +126,7 @@ class PromptTemplate:
     heldout: bool = False
     weight: float = 1.0
     separator: str = " , "
+    reported: bool = False
     file: str = ""
 
     @cached_property
@@ -112,6 +154,11 @@ class PromptTemplate:
         """All slots."""
         return self.source_slots | {s for _, s in self.target_parts if s}
 
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """The columns that an interaction must have a value in to be asked about."""
+        return frozenset(_COLUMNS[slot] for slot in self.slots if slot in _COLUMNS)
+
     @property
     def names_user(self) -> bool:
         """Whether it can only be asked about a known user."""
@@ -138,8 +185,7 @@ class PromptTemplate:
     def to_json(self) -> dict[str, Any]:
         """The template as it would stand in a file."""
         fields = {name: getattr(self, name) for name in _FIELDS}
-        default = {"given": "", "weight": 1.0, "separator": " , "}
-        return {k: v for k, v in fields.items() if k not in default or v != default[k]}
+        return {k: v for k, v in fields.items() if k not in _DEFAULTS or v != _DEFAULTS[k]}
 
 
 def _parts(text: str) -> tuple[tuple[str, str | None], ...]:
@@ -272,7 +318,8 @@ def _check_answer(where: str, template: PromptTemplate, family: Family) -> None:
     if template.answer not in family.answers:
         near = _nearest(template.answer, family.answers)
         raise ValueError(f"{where}: unknown answer kind {template.answer!r}{near}")
-    slot = family.answers[template.answer]
+    kind = family.answers[template.answer]
+    slot = kind.slot
     if not template.target.endswith(f"{{{slot}}}"):
         raise ValueError(
             f"{where}: the target must end with {{{slot}}}, the answer to {template.answer!r}"
@@ -281,6 +328,15 @@ def _check_answer(where: str, template: PromptTemplate, family: Family) -> None:
         raise ValueError(
             f"{where}: {{{slot}}} is the answer and must not stand in the source or the given start"
         )
+    if told := sorted(s for s in template.source_slots if _tells(s, kind)):
+        raise ValueError(f"{where}: {{{told[0]}}} tells the answer to {template.answer!r}")
+    drawn = {"candidates": kind.form == "choice", "star": kind.proposes == "star"}
+    for name, wanted in drawn.items():
+        if wanted != (name in template.source_slots):
+            must = "must" if wanted else "must not"
+            raise ValueError(
+                f"{where}: the source {must} have {{{name}}} with the answer {template.answer!r}"
+            )
     if not template.target.startswith(template.given):
         raise ValueError(f"{where}: 'given' must be the beginning of 'target', word for word")
     if template.given and not template.given[-1].isspace():
@@ -289,6 +345,13 @@ def _check_answer(where: str, template: PromptTemplate, family: Family) -> None:
         template.separator[0].isspace() and template.separator[-1].isspace()
     ):
         raise ValueError(f"{where}: 'separator' must begin and end with a space")
+
+
+def _tells(slot: str, kind: AnswerKind) -> bool:
+    """Whether a slot of the source gives the answer away."""
+    if kind.slot == "item":
+        return slot in ITEM_SLOTS or slot.startswith("item_")
+    return slot == "rating" and (kind.slot == "like_dislike" or kind.proposes == "star")
 
 
 def _nearest(given: str, legal: Iterable[str]) -> str:

@@ -86,13 +86,13 @@ def test_profile_columns_and_the_name() -> None:
     assert known.profile_columns == ("age", "job")
     ann, other = known.state(0), known.state(1)
     assert (ann.name, ann.profile) == ("Ann", {"age": "31", "job": "clerk"})
-    assert (other.name, other.profile) == ("unknown", {"age": "unknown", "job": "unknown"})
+    assert (other.name, other.profile) == ("u1", {"age": "unknown", "job": "unknown"})
 
 
 def test_without_profiles_nothing_is_known() -> None:
     known = histories((3,))
     assert known.profile_columns == ()
-    assert (known.state(0).name, known.state(0).profile) == (None, {})
+    assert (known.state(0).name, known.state(0).profile) == ("u0", {})
 
 
 def test_users_are_numbered_in_their_order() -> None:

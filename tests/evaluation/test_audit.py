@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -9,13 +10,23 @@ import pytest
 from p5_t5.data.splits import Split, leave_one_out
 from p5_t5.data.tables import read_tables, write_tables
 from p5_t5.evaluation.audit import audit, baselines
-from p5_t5.prompting.tasks import RATING, SEQUENTIAL
+from p5_t5.prompting.candidates import Candidates
+from p5_t5.prompting.prompter import PromptSettings
+from p5_t5.prompting.tasks import TASKS, read_prompts
+
+TEMPLATES = list(read_prompts().values())
 
 
 def split_of(tmp_path: Path, rows: list[tuple[str, str, float, int]]) -> Split:
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "rating", "timestamp"], orient="row")
     write_tables(tmp_path / "made", frame)
     return leave_one_out(read_tables(tmp_path / "made"))
+
+
+def baselines_of(split: Split, family: str, kind: str, candidates: int = 3) -> Any:
+    drawn = Candidates(split, 5, [1, 2, 3, 4, 5], PromptSettings(candidates=candidates))
+    found = baselines(split, [TASKS[family]], TEMPLATES, drawn)
+    return found[family][kind]
 
 
 # Training holds a, b and c for u; b, a and b's neighbour d for v.
@@ -38,7 +49,7 @@ def test_the_audit_counts_what_makes_numbers_look_better_or_worse(tmp_path: Path
 
 def test_popularity_counts_training_only_and_can_leave_seen_items_out(tmp_path: Path) -> None:
     split = split_of(tmp_path, ROWS)
-    found = baselines(split, [SEQUENTIAL], 5)["sequential"]["popularity"]
+    found = baselines_of(split, "sequential", "next_item")["popularity"]
     # Training counts: b 3, a 2, c 1; d and e are unknown and follow in catalogue order.
     # u has a, b, c, d and wants e: the only item left. v wants b, which it has.
     assert found["hr@1"] == 0.5
@@ -50,7 +61,7 @@ def test_popularity_counts_training_only_and_can_leave_seen_items_out(tmp_path: 
 
 def test_means_know_training_only(tmp_path: Path) -> None:
     split = split_of(tmp_path, ROWS)
-    found = baselines(split, [RATING], 5)["rating"]
+    found = baselines_of(split, "rating", "stars")
     mean = (5 + 3 + 4 + 1 + 2 + 3) / 6
     actual = np.array([2.0, 4.0])
     assert found["global_mean"]["mae"] == pytest.approx(np.abs(actual - mean).mean())
@@ -68,4 +79,30 @@ def test_a_held_out_star_changes_no_baseline(tmp_path: Path) -> None:
         first.histories.ratings[first.rows("train")],
         second.histories.ratings[second.rows("train")],
     )
-    assert baselines(first, [SEQUENTIAL], 5) == baselines(second, [SEQUENTIAL], 5)
+    for kind in ("next_item", "choice", "yes_no"):
+        assert baselines_of(first, "sequential", kind) == baselines_of(second, "sequential", kind)
+
+
+def test_popularity_ranks_the_candidates_too(tmp_path: Path) -> None:
+    more = [("w", "d", 3.0, 1), ("w", "d", 3.0, 2), ("w", "e", 3.0, 3)]
+    found = baselines_of(split_of(tmp_path, ROWS + more), "direct", "choice", candidates=4)
+    # u has everything, so e stands alone; v's b is the most popular item of all; w's e comes after
+    # b, a and c, which are all that w never had.
+    assert found["popularity"]["mrr/candidates"] == pytest.approx((1 + 1 + 1 / 4) / 3)
+    assert found["popularity"]["hr@1/candidates"] == pytest.approx(2 / 3)
+
+
+def test_the_majority_is_that_of_training(tmp_path: Path) -> None:
+    split = split_of(tmp_path, ROWS)
+    # Of six training stars two are 4 or more, so everybody is said to dislike; v likes b with 4.
+    found = baselines_of(split, "rating", "like")["majority"]
+    assert found == {"accuracy": 0.5, "precision": 0, "recall": 0, "f1": 0, "auc": 0.5, "n": 2}
+    assert set(baselines_of(split, "direct", "yes_no")) == {"majority", "popularity"}
+
+
+def test_a_kind_of_answer_that_is_not_judged_gets_no_baseline(tmp_path: Path) -> None:
+    split = split_of(tmp_path, ROWS)
+    drawn = Candidates(split, 5, [1, 2, 3, 4, 5], PromptSettings())
+    stars = [t for t in TEMPLATES if t.answer == "stars"]
+    found = baselines(split, [TASKS["rating"], TASKS["direct"]], stars, drawn)
+    assert {task: set(kinds) for task, kinds in found.items()} == {"rating": {"stars"}}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +9,24 @@ import pytest
 from p5_t5.artifact import load_artifact
 from p5_t5.data.catalogue import Catalogue
 from p5_t5.decoding.diversity import Diversity
-from p5_t5.evaluation.evaluator import Evaluator, best_templates, questions
-from p5_t5.evaluation.metrics import diversity_metrics, ranking_metrics
+from p5_t5.evaluation.evaluator import (
+    Evaluator,
+    best_templates,
+    questions,
+    sensitivity,
+    word_metrics,
+)
+from p5_t5.evaluation.metrics import binary_metrics, diversity_metrics, ranking_metrics
 from p5_t5.evaluation.validation import Validation
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
-from p5_t5.prompting.prompter import Prompter, PromptSettings
+from p5_t5.prompting.prompter import Asked, Prompter, PromptSettings
 from p5_t5.prompting.tasks import TASKS
+from p5_t5.prompting.templates import PromptTemplate
 
 
 @pytest.fixture(scope="module")
 def corpus(toy: Path) -> Corpus:
-    tasks = read_tasks(["sequential", "rating", "explanation"])
+    tasks = read_tasks(["sequential", "rating", "explanation", "direct", "review", "zero-shot"])
     return read_corpus(toy, tasks, PromptSettings(), seed=42)
 
 
@@ -105,23 +113,125 @@ def test_validation_picks_by_the_mean_over_the_seen_templates(
 ) -> None:
     validation = Validation(evaluator, corpus, at_most=8, keep_seen=True, metric="rating/rmse")
     found = validation.run()
-    assert set(found) == {"sequential", "rating"}
-    assert "1-10" not in found["rating"]  # held out
+    assert set(found) == {"sequential", "rating", "review", "direct"}
+    assert set(found["rating"]) == {"1-6"}  # reported, and not held out
+    assert set(found["direct"]) == {"5-1", "5-4", "5-5"}
     rows = [row["rmse"] for row in found["rating"].values()]
     assert validation.value(found) == pytest.approx(-np.mean(rows))
     assert f"{min(rows):.4f} to {max(rows):.4f}" in validation.line(found)
+    first = replace(validation, metric=None)
+    own = [row["ndcg@10"] for row in found["sequential"].values()]
+    assert len(own) == 4
+    assert first.value(found) == pytest.approx(np.mean(own))
+    kinds = {"direct/ndcg@10/candidates", "direct/yes_no/accuracy", "review/rmse"}
+    assert kinds <= set(validation.means(found))
     wrong = Validation(evaluator, corpus, at_most=8, keep_seen=True, metric="rating/ndcg@10")
     with pytest.raises(ValueError, match="rating/rmse"):
         wrong.value(found)
 
 
-def test_templates_are_ordered_by_each_tasks_own_metric(corpus: Corpus) -> None:
+def test_templates_are_ordered_within_each_kind_of_answer(corpus: Corpus) -> None:
     report = {
         "sequential": {"2-1": {"ndcg@10": 0.1}, "continue-1": {"ndcg@10": 0.3}},
-        "rating": {"1-2": {"rmse": 1.2}, "1-5": {"rmse": 0.9}},
+        "rating": {"1-2": {"rmse": 1.2}, "1-5": {"rmse": 0.9}, "1-9": {"auc": 0.6}},
     }
     tasks = [TASKS["sequential"], TASKS["rating"]]
     order = best_templates(report, tasks, corpus.templates)
     assert order["sequential"][:2] == ["continue-1", "2-1"]
     assert order["rating"][:2] == ["1-5", "1-2"]
+    assert order["rating"][-2:] == ["1-9", "1-4"]
     assert "1-10" not in order["rating"]
+    seen = [t.id for t in corpus.of(TASKS["rating"]) if not t.heldout]
+    assert sorted(order["rating"]) == sorted(seen)
+
+
+def template_of(corpus: Corpus, id_: str) -> PromptTemplate:
+    return next(t for t in corpus.templates if t.id == id_)
+
+
+def test_choices_are_judged_by_the_exact_order_of_their_candidates(
+    corpus: Corpus, evaluator: Evaluator
+) -> None:
+    """Against the search over the whole catalogue, which here returns every item."""
+    task, template = TASKS["direct"], template_of(corpus, "5-5")
+    asked = questions(corpus.split, task, "test", 6)
+    metrics = evaluator.judge(task, template, asked)
+    ranks = []
+    for user, position in zip(asked.users.tolist(), asked.positions.tolist(), strict=True):
+        fact = evaluator.candidates.asked(task, task.kind(template), user, position)
+        state = corpus.split.histories.state(user, position)
+        prompt = corpus.prompter.render(template, state, fact)
+        everything = evaluator.predictor.rank([prompt], 120)[0][0]
+        assert fact.candidates is not None
+        among = everything[np.isin(everything, fact.candidates)].tolist()
+        assert len(among) == len(fact.candidates)
+        ranks.append(1 + among.index(fact.item))
+    assert metrics["n"] == 6
+    assert metrics["hr@10/candidates"] == pytest.approx(np.mean(np.array(ranks) <= 10))
+    assert metrics["mrr/candidates"] == pytest.approx(np.mean(1 / np.array(ranks)))
+
+
+def test_yes_ranks_the_candidates_that_a_choice_is_among(
+    corpus: Corpus, evaluator: Evaluator
+) -> None:
+    task, template = TASKS["direct"], template_of(corpus, "5-1")
+    asked = questions(corpus.split, task, "test", 30)
+    metrics = evaluator.judge(task, template, asked, candidate_users=3)
+    assert metrics["n"] == 30 and metrics["n/candidates"] == 3
+    ranks = []
+    few = asked.some(3)
+    for user, position in zip(few.users.tolist(), few.positions.tolist(), strict=True):
+        item = task.asked(corpus.split, user, position).item
+        assert item is not None
+        rows = evaluator.candidates.among(user, item)
+        state = corpus.split.histories.state(user, position)
+        prompts = [corpus.prompter.render(template, state, Asked(item=i)) for i in rows.tolist()]
+        chances = evaluator.predictor.word_probabilities(prompts, ("yes", "no"))
+        ranks.append(1 + int((chances > chances[rows == item]).sum()))
+    assert metrics["mrr/candidates"] == pytest.approx(np.mean(1 / np.array(ranks)), abs=1e-3)
+
+
+@pytest.mark.parametrize(("family", "id_"), [("rating", "1-4"), ("zero-shot", "Z-1")])
+def test_liking_is_judged_by_the_stars(
+    corpus: Corpus, evaluator: Evaluator, family: str, id_: str
+) -> None:
+    task, template = TASKS[family], template_of(corpus, id_)
+    asked = questions(corpus.split, task, "test", 40, needs=template.needs)
+    liked = corpus.split.histories.ratings[asked.rows] >= 4
+    prompts = [
+        corpus.prompter.render(
+            template,
+            corpus.split.histories.state(user, position),
+            task.asked(corpus.split, user, position),
+        )
+        for user, position in zip(asked.users.tolist(), asked.positions.tolist(), strict=True)
+    ]
+    chances = evaluator.predictor.word_probabilities(prompts, ("like", "dislike"))
+    assert evaluator.judge(task, template, asked) == binary_metrics(chances, liked)
+
+
+def test_answers_that_are_all_the_same_are_not_told_apart() -> None:
+    assert word_metrics(np.array([0.9, 0.2]), np.array([True, True])) == {"accuracy": 0.5, "n": 2}
+
+
+def test_headlines_are_judged_by_the_summaries(corpus: Corpus, evaluator: Evaluator) -> None:
+    task, template = TASKS["review"], template_of(corpus, "4-1")
+    asked = questions(corpus.split, task, "test", 5, needs=template.needs)
+    metrics = evaluator.judge(task, template, asked)
+    assert {"bleu-2", "rouge-1", "rouge-l"} <= set(metrics) and "feature_match" not in metrics
+
+
+def test_the_spread_is_over_the_templates_of_one_kind(corpus: Corpus) -> None:
+    report = {
+        "rating": {
+            "1-2": {"rmse": 1.0, "n": 3}, "1-5": {"rmse": 2.0, "n": 3},
+            "1-3": {"auc": 0.5, "n": 3}, "1-4": {"auc": 0.7, "n": 3},
+        }
+    }  # fmt: skip
+    assert sensitivity(report, corpus.templates) == {
+        "rating": {
+            "stars": {"rmse": {"mean": 1.5, "min": 1.0, "max": 2.0, "templates": 2}},
+            "yes_no": {"auc": {"mean": 0.5, "min": 0.5, "max": 0.5, "templates": 1}},
+            "like": {"auc": {"mean": 0.7, "min": 0.7, "max": 0.7, "templates": 1}},
+        }
+    }

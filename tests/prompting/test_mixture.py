@@ -17,7 +17,7 @@ from p5_t5.data.item_ids import ItemCodes
 from p5_t5.data.splits import Split, leave_one_out
 from p5_t5.data.tables import Tables, check_tables, read_tables
 from p5_t5.prompting.corpus import Corpus
-from p5_t5.prompting.mixture import Epoch, Mixture
+from p5_t5.prompting.mixture import Encode, Epoch, Mixture
 from p5_t5.prompting.prompter import Prompter, PromptSettings
 from p5_t5.prompting.tasks import TASKS, read_prompts, usable
 from p5_t5.prompting.templates import PromptTemplate
@@ -54,6 +54,7 @@ def mixture(
     seed: int = 0,
     tokens: int = 400,
     batches: int = 1,
+    encode: Encode = encode,
 ) -> Mixture:
     split, prompter = world
     kept, _ = usable(read_prompts(), prompter.available(split.histories, split.texts))
@@ -217,8 +218,11 @@ def test_every_step_is_full_and_only_whole_batches_come_again(
 def test_a_step_of_several_batches_holds_short_and_long_answers(
     toy: tuple[Split, Prompter],
 ) -> None:
+    """But for those that had to be filled up from themselves."""
     epoch = mixture(toy, batches=4).epoch(0)
-    for step in epoch.steps:
+    whole = [step for step in epoch.steps if len({tuple(rows) for rows in step}) == 4]
+    assert len(whole) > 0.9 * len(epoch.steps)
+    for step in whole:
         longest = [max(map(len, epoch.examples[rows]["labels"])) for rows in step]
         assert max(longest) > 2 * min(longest)
 
@@ -251,6 +255,39 @@ def test_batches_nearly_keep_the_budget_on_real_text(
     assert sizes.mean() > 0.6 * tokens
 
 
+@pytest.mark.parametrize("family", ["review", "direct"])
+def test_reviews_and_candidates_nearly_keep_the_budget_too(family: str) -> None:
+    """Reviews of 1 to 200 words, of which 100 are written, and choices among 100 candidates."""
+    reviews = [" ".join(["word"] * (7 * i % 200 + 1)) for i in range(400)]
+    columns = {"review": reviews, "summary": ["in short"] * 400, "rating": [4.0] * 400}
+    split, _ = made_world([10] * 40, **{name: pl.Series(v) for name, v in columns.items()})
+    items = pl.DataFrame(
+        {"item_id": [f"{i:02}" for i in range(30)] + [f"{i}" for i in range(100, 300)]}
+    )
+    codes = ItemCodes("atomic", tuple((f"<item_{row}>",) for row in range(230)))
+    world = split, Prompter(Catalogue(items, codes), PromptSettings())
+    epoch = mixture(world, {family: 1.0}, tokens=1000).epoch(0)
+    sizes = np.array([padded(epoch, rows) for (rows,) in epoch.steps if len(rows) > 1])
+    assert sizes.max() <= 1.1 * 1000
+    assert sizes.mean() > 0.5 * 1000
+
+
+def test_a_template_is_asked_only_where_its_columns_have_values() -> None:
+    """Reviews without a headline are asked for their stars and not for the headline."""
+    summaries = pl.Series(["good" if i % 3 else None for i in range(80)])
+    world = made_world([8] * 10, review=pl.lit("fine"), summary=summaries, rating=pl.lit(4.0))
+    epoch = mixture(world, {"review": 1.0}, encode=str.split).epoch(0)
+    rows, examples = plan(epoch), epoch.examples[:]
+    asked: dict[str, set[int]] = {"good": set(), "4": set()}
+    for user, position, (target,) in zip(
+        rows["user"], rows["position"], examples["labels"], strict=True
+    ):
+        asked[target].add(int(world[0].histories.offsets[user]) + position)
+    known = set(np.flatnonzero(world[0].known("summary")).tolist())
+    assert asked["good"] <= known
+    assert not asked["4"] <= known
+
+
 def test_an_example_beyond_the_budget_stands_alone(toy: tuple[Split, Prompter]) -> None:
     epoch = mixture(toy, tokens=1).epoch(0)
     assert {len(rows) for (rows,) in epoch.steps} == {1}
@@ -276,20 +313,21 @@ def test_no_rendered_example_holds_a_held_out_item(lengths: list[int], seed: int
     interactions = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
     tables = check_tables("made", interactions.with_columns(rating=pl.lit(4.0)))
     split, prompter = leave_one_out(tables), prompter_of(tables)
-    made = mixture((split, prompter), {"sequential": 2.0, "rating": 1.0}, seed=seed)
-    secret = {prompter.catalogue.code_texts[i] for i in split.histories.items[held_rows(split)]}
+    shares = {"sequential": 2.0, "rating": 1.0, "direct": 1.0}
+    made = mixture((split, prompter), shares, seed=seed, encode=str.split)
+    codes = np.array(prompter.catalogue.code_texts)
+    ends = split.histories.offsets[1:]
+    secret = codes[split.histories.items[np.stack([ends - 1, ends - 2])]]
     for number in range(2):
-        rows_asked = plan(made.epoch(number))
-        assert not held_out(split) & set(
-            zip(rows_asked["user"], rows_asked["position"], strict=True)
-        )
-    words = {w for p in made.sample(500) for w in (p.source + " " + p.target).split()}
-    assert words & set(prompter.catalogue.code_texts)
-    assert not words & secret
-
-
-def held_rows(split: Split) -> Any:
-    return np.concatenate([split.rows("validation"), split.rows("test")])
+        epoch = made.epoch(number)
+        users = plan(epoch)["user"]
+        assert not held_out(split) & set(zip(users, plan(epoch)["position"], strict=True))
+        examples = epoch.examples[:]
+        for user, source, target in zip(
+            users, examples["input_ids"], examples["labels"], strict=True
+        ):
+            assert not {*source, *target} & set(secret[:, user])
+        assert {word for source in examples["input_ids"] for word in source} & set(codes)
 
 
 def test_a_sample_is_rendered_text_of_every_task(toy: tuple[Split, Prompter]) -> None:

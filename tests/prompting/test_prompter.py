@@ -211,19 +211,29 @@ def test_the_threshold_of_liking_is_a_setting(threshold: float, liked: str) -> N
 
 
 NEW_USER = state([1, 2], [5.0, 4.0], number=None)
-ASKED = Asked(item=3, rating=4.0, explanation="good", feature="plot")
+ASKED = Asked(
+    item=3,
+    rating=4.0,
+    review="A good film.",
+    summary="Good",
+    explanation="good",
+    feature="plot",
+    candidates=np.array([5, 3, 9]),
+    star=2.0,
+    agreed=False,
+)
 
 
 @pytest.mark.parametrize("shipped", SHIPPED.values(), ids=lambda t: f"{t.family}-{t.id}")
 def test_a_new_user_is_asked_by_templates_that_name_nobody(shipped: PromptTemplate) -> None:
-    made = prompter()
+    made = prompter(brand=["Nova"] * len(IDS), price=[9.5] * len(IDS))
     assert made.can_ask(shipped, NEW_USER, ASKED) == (not shipped.names_user)
     known = replace(NEW_USER, number=0)
     assert made.can_ask(shipped, known, ASKED) == (
         not any(slot.startswith("user_") for slot in shipped.source_slots)
     )
     profile = {"age": "30", "gender": "woman", "occupation": "clerk"}
-    assert made.can_ask(shipped, replace(known, profile=profile), ASKED)
+    assert made.can_ask(shipped, replace(known, profile=profile, name="Ann"), ASKED)
 
 
 def test_a_template_that_names_the_user_is_not_rendered_for_a_new_one() -> None:
@@ -262,10 +272,12 @@ def test_text_of_an_item_never_becomes_a_token(slot: str) -> None:
     assert source == "x Film item_3 & /s extra_id_0 a_1 b_2 y"
 
 
-@pytest.mark.parametrize("slot", ["user_name", "user_town", "explanation", "feature"])
+@pytest.mark.parametrize(
+    "slot", ["user_name", "user_town", "review", "summary", "explanation", "feature"]
+)
 def test_text_of_a_user_never_becomes_a_token(slot: str) -> None:
     known = state([0], name=NASTY, profile={"town": NASTY})
-    asked = Asked(item=1, explanation=NASTY, feature=NASTY)
+    asked = Asked(item=1, review=NASTY, summary=NASTY, explanation=NASTY, feature=NASTY)
     made = prompter()
     source = made.render(template(f"{{{slot}}}"), known, asked).source
     assert source == "Film item_3 & /s extra_id_0 a_1 b_2"
@@ -306,10 +318,10 @@ def test_the_slots_that_data_can_fill() -> None:
         check_tables("bare", pl.DataFrame({"user_id": ["u"] * 3, "item_id": IDS[:3]}))
     )
     made = prompter(year=[1990] * 12)
-    always = {"user", "item", "history", "latest", "recent"}
+    always = {"user", "user_name", "item", "history", "latest", "recent", "candidates", "yes_no"}
     of_items = {"title", "categories", "item_year"}
     from_items = {"favourite_categories", "liked_titles", "history_titles"}
-    from_stars = {"rating", "average_rating"}
+    from_stars = {"rating", "average_rating", "star", "like_dislike"}
     assert made.available(everything.histories, everything.texts) == (
         always | of_items | from_items | from_stars | {"explanation"}
     )
@@ -327,6 +339,34 @@ def test_profile_columns_and_the_name_are_slots() -> None:
     assert {"user_name", "user_age"} <= made.available(known, {})
     named = template("{user_name} is {user_age}")
     assert made.render(named, known.state(0, 1), Asked()).source == "Ann is 30"
+
+
+def test_a_user_without_a_name_is_called_by_the_raw_id() -> None:
+    interactions = pl.DataFrame({"user_id": ["u"] * 3 + ["v"] * 3, "item_id": IDS[:3] * 2})
+    users = pl.DataFrame({"user_id": ["v", "u"], "name": [None, "Ann"]})
+    made, named = prompter(), template("{user_name}")
+    for table, expected in ((None, ["u", "v"]), (users, ["Ann", "v"])):
+        known = leave_one_out(check_tables("made", interactions, users=table)).histories
+        said = [made.render(named, known.state(user, 1), Asked()).source for user in range(2)]
+        assert said == expected
+
+
+def test_what_is_asked_is_written() -> None:
+    made = prompter(prompts=PromptSettings(review_words=2))
+    whole = template("{candidates} | {star} | {rating} | {review} | {summary} | {yes_no}")
+    source = made.render(whole, state([1]), ASKED).source
+    assert source == "<item_5> <item_3> <item_9> | 2 | 4 | A good | Good | no"
+
+
+@pytest.mark.parametrize(
+    ("rating", "threshold", "word"),
+    [(4.0, 4.0, "like"), (3.9, 4.0, "dislike"), (3.0, 2.5, "like"), (1.0, 4.0, "dislike")],
+)
+def test_stars_from_the_threshold_on_are_liking(rating: float, threshold: float, word: str) -> None:
+    made = prompter(prompts=PromptSettings(like_threshold=threshold))
+    liking = template("", "{like_dislike}")
+    assert made.render(liking, state([]), Asked(rating=rating), draw=0).target == word
+    assert made.answer("like_dislike", Asked(rating=rating)) == word
 
 
 def test_the_latest_items_are_the_history_turned_round() -> None:

@@ -10,19 +10,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p5_t5.prompting.templates import Family, PromptTemplate, load_templates
+from p5_t5.prompting.templates import AnswerKind, Family, PromptTemplate, load_templates
 
+RMSE, NDCG, AUC = ("rmse", False), ("ndcg@10", True), ("auc", True)
 FAMILIES = {
     "sequential": Family(
         name="sequential",
         slots=frozenset({"user", "history", "recent", "item"}),
-        answers={"next_item": "item"},
+        answers={"next_item": AnswerKind("item", "item", NDCG)},
         open_slots=("user_",),
     ),
     "rating": Family(
         name="rating",
         slots=frozenset({"user", "item", "title", "history", "rating"}),
-        answers={"stars": "rating"},
+        answers={"stars": AnswerKind("rating", "stars", RMSE)},
+    ),
+    "all": Family(
+        name="all",
+        slots=frozenset({"user", "item", "title", "candidates", "star", "rating", "yes_no"})
+        | {"like_dislike", "review", "summary"},
+        answers={
+            "choice": AnswerKind("item", "choice", NDCG),
+            "whether": AnswerKind("yes_no", "words", AUC, proposes="item"),
+            "star": AnswerKind("yes_no", "words", AUC, proposes="star"),
+            "like": AnswerKind("like_dislike", "words", AUC),
+            "headline": AnswerKind("summary", "text", ("bleu-2", True)),
+        },
     ),
 }
 NEXT = {"id": "2-1", "answer": "next_item", "source": "{user} had {history}", "target": "{item}"}
@@ -68,8 +81,8 @@ def refused(*paths: Path) -> str:
         ('{"family": "sequential"}', ['"family"', '"templates"']),
         ('{"family": "rating", "templates": [], "x": 1}', ['"family"', '"templates"']),
         ('{"family": "sequentail", "templates": []}', ["'sequentail'", "mean 'sequential'"]),
-        ('{"family": "zzz", "templates": []}', ["'zzz'", "legal: rating, sequential"]),
-        ('{"family": null, "templates": []}', ["None", "legal: rating, sequential"]),
+        ('{"family": "zzz", "templates": []}', ["'zzz'", "legal: all, rating, sequential"]),
+        ('{"family": null, "templates": []}', ["None", "legal: all, rating, sequential"]),
         ('{"family": "rating", "templates": {}}', ['"templates" must be a list']),
         ('{"family": "rating", "templates": "1-1"}', ['"templates" must be a list']),
         ('{"family": "rating", "templates": []}', ["at least one template"]),
@@ -165,6 +178,48 @@ def test_a_broken_template_is_refused(
         assert cure in message
 
 
+def asking(answer: str, source: str, slot: str) -> dict[str, Any]:
+    return {"id": "a", "answer": answer, "source": source, "target": f"{{{slot}}}"}
+
+
+@pytest.mark.parametrize(
+    ("template", "cure"),
+    [
+        (asking("choice", "{user}", "item"), "must have {candidates} with the answer 'choice'"),
+        (asking("choice", "{candidates} {title}", "item"), "{title} tells the answer to 'choice'"),
+        (asking("choice", "{candidates} {item_year}", "item"), "{item_year} tells the answer"),
+        (asking("whether", "{item} of {candidates}", "yes_no"), "must not have {candidates}"),
+        (asking("whether", "{item} {star}", "yes_no"), "must not have {star}"),
+        (asking("star", "{item}", "yes_no"), "must have {star} with the answer 'star'"),
+        (asking("star", "{item} {star} {rating}", "yes_no"), "{rating} tells the answer to 'star'"),
+        (asking("like", "{item} {rating}", "like_dislike"), "{rating} tells the answer to 'like'"),
+        (asking("headline", "{review} {star}", "summary"), "must not have {star}"),
+    ],
+)
+def test_a_question_puts_forward_what_its_answer_is_about_and_tells_no_more(
+    tmp_path: Path, template: dict[str, Any], cure: str
+) -> None:
+    message = refused(save(tmp_path / "own.json", [template], "all"))
+    assert "template 'a'" in message and cure in message
+
+
+@pytest.mark.parametrize(
+    ("template", "needs"),
+    [
+        (asking("choice", "{candidates}", "item"), set()),
+        (asking("whether", "{title}", "yes_no"), set()),
+        (asking("star", "{item} {star}", "yes_no"), {"rating"}),
+        (asking("like", "{item}", "like_dislike"), {"rating"}),
+        (asking("headline", "{review}", "summary"), {"review", "summary"}),
+        (asking("headline", "{review} {rating}", "summary"), {"review", "summary", "rating"}),
+    ],
+)
+def test_a_template_says_which_columns_it_needs(
+    tmp_path: Path, template: dict[str, Any], needs: set[str]
+) -> None:
+    assert only(tmp_path, template, "all").needs == needs
+
+
 @pytest.mark.parametrize(
     ("template", "cure"),
     [
@@ -221,7 +276,7 @@ def test_a_folder_gives_its_json_files_by_name(tmp_path: Path) -> None:
     [
         NEXT,
         GIVEN,
-        {**NEXT, "heldout": True, "weight": 2.5, "separator": " -> "},
+        {**NEXT, "heldout": True, "weight": 2.5, "separator": " -> ", "reported": True},
         {**NEXT, "source": "Ünïcode „quotes“ and {{braces}} {history}\n"},
         {**GIVEN, "separator": " ", "weight": 8},
     ],

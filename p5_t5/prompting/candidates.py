@@ -1,0 +1,97 @@
+"""What a question puts forward beside the truth, or in its place: other items, another star.
+
+Negatives are drawn evenly from the items outside the user's whole history, held-out items
+included. While training they follow from the number that each example draws; when a model is
+judged they follow from the user alone, so that every template that chooses, ranks or says yes and
+no is judged by the same candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from p5_t5.data.splits import Split
+from p5_t5.prompting.prompter import Asked, PromptSettings
+from p5_t5.prompting.tasks import Task
+from p5_t5.prompting.templates import AnswerKind
+
+Rows = npt.NDArray[np.int64]
+
+
+class Candidates:
+    """Draws candidates and proposals for the interactions of one data set."""
+
+    def __init__(
+        self, split: Split, num_items: int, ratings: Sequence[float], settings: PromptSettings
+    ) -> None:
+        """Keeps what is drawn from.
+
+        Args:
+            split: the data.
+            num_items: the size of the catalogue.
+            ratings: the stars that a question may put forward.
+            settings: how many candidates there are.
+        """
+        self.num_items, self.settings = num_items, settings
+        self._split, self._ratings = split, np.array(ratings, dtype=np.float64)
+
+    def asked(
+        self, task: Task, kind: AnswerKind, user: int, position: int, draw: int | None = None
+    ) -> Asked:
+        """What is asked about one interaction, answer included.
+
+        Args:
+            task: whose prompt it is.
+            kind: of the answer that the prompt asks for.
+            user: the user's number.
+            position: of the interaction in the user's order.
+            draw: the example's random number while training, ``None`` when judging.
+        """
+        asked = task.asked(self._split, user, position)
+        assert asked.item is not None
+        if kind.form == "choice":
+            return replace(asked, candidates=self.among(user, asked.item, draw))
+        if kind.proposes is None:
+            return asked
+        generator = _generator(user, draw)
+        agreed = bool(generator.random() < 0.5)
+        if kind.proposes == "item":
+            others = self._negatives(user, 1, generator)
+            agreed |= not len(others)
+            return replace(asked, item=asked.item if agreed else int(others[0]), agreed=agreed)
+        stars = self._ratings[self._ratings != asked.rating]
+        agreed |= not len(stars)
+        star = asked.rating if agreed else float(generator.choice(stars))
+        return replace(asked, star=star, agreed=agreed)
+
+    def among(self, user: int, item: int, draw: int | None = None) -> Rows:
+        """The candidates of a user, one item that was taken among them, in a drawn order.
+
+        Args:
+            user: the user's number.
+            item: the right answer.
+            draw: see ``asked``.
+
+        Returns:
+            Rows of the catalogue, each once, shape (candidates,); fewer than the setting says
+            where the catalogue has too few other items.
+        """
+        generator = _generator(user, draw)
+        negatives = self._negatives(user, self.settings.candidates - 1, generator)
+        return generator.permutation(np.append(negatives, item))
+
+    def _negatives(self, user: int, count: int, generator: np.random.Generator) -> Rows:
+        """Items that the user never has, at most ``count``, each once."""
+        offsets = self._split.histories.offsets
+        own = np.unique(self._split.histories.items[offsets[user] : offsets[user + 1]])
+        # Of so many different items enough are left when the user's own ones are taken out.
+        drawn = generator.choice(self.num_items, min(count + len(own), self.num_items), False)
+        return drawn[~np.isin(drawn, own)][:count]
+
+
+def _generator(user: int, draw: int | None) -> np.random.Generator:
+    return np.random.default_rng([0, user] if draw is None else [1, draw])
