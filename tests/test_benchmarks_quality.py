@@ -18,7 +18,9 @@ from p5_t5.data.splits import leave_one_out
 from p5_t5.data.tables import read_tables
 from p5_t5.evaluation.audit import baselines
 from p5_t5.evaluation.metrics import ranking_metrics
-from p5_t5.prompting.tasks import TASKS
+from p5_t5.prompting.candidates import Candidates
+from p5_t5.prompting.prompter import PromptSettings
+from p5_t5.prompting.tasks import TASKS, read_prompts
 
 LISTS = st.lists(st.lists(st.integers(0, 6), min_size=3, max_size=9), min_size=2, max_size=8)
 
@@ -128,9 +130,12 @@ def test_the_last_line_is_one_object(toy: Path, capsys: pytest.CaptureFixture[st
         assert f"| {name} | {found[name]['hr@10']:.4f} |" in printed
         assert found[name]["minutes"] < 0.1
     tables = read_tables(toy)
-    known = baselines(leave_one_out(tables), [TASKS["sequential"]], len(tables.items))
+    split = leave_one_out(tables)
+    candidates = Candidates(split, len(tables.items), [], PromptSettings())
+    templates = list(read_prompts([]).values())
+    known = baselines(split, [TASKS["sequential"]], templates, candidates)
     for name in quality.SHOWN:
-        assert found["popularity"][name] == known["sequential"]["popularity"][name]
+        assert found["popularity"][name] == known["sequential"]["next_item"]["popularity"][name]
     assert found["itemknn"]["hr@10"] > 2 * found["popularity"]["hr@10"]
 
 

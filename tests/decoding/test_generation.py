@@ -151,7 +151,7 @@ def test_generate_gives_what_the_search_finds(
     found = beam_search(model, trie, **inputs, k=k, beams=4, **options)
     assert isinstance(out, ItemOutput)
     assert out.item_rows.view(3, k).equal(found.items)
-    torch.testing.assert_close(out.sequences_scores.view(3, k), found.scores, atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.sequences_scores.view(3, k), found.scores, atol=1e-5, rtol=1e-6)
     closed = {item: [*code, END] for item, code in enumerate(codes)} | {NO_ITEM: []}
     expected = [
         [PAD, *start, *closed[item]]
