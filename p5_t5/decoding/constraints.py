@@ -50,19 +50,29 @@ def allow(lists: Sequence[npt.NDArray[np.int32]], num_items: int) -> torch.Tenso
         ValueError: a list names what is no row of the catalogue.
     """
     mask = torch.zeros(len(lists), num_items, dtype=torch.bool)
-    counts = torch.tensor([len(row) for row in lists], dtype=torch.long)
-    rows = torch.repeat_interleave(torch.arange(len(lists)), counts)
-    if len(rows):
-        items = torch.from_numpy(np.concatenate(lists).astype(np.int64))
-        wrong = (items < 0) | (items >= num_items)
-        if bool(wrong.any()):
-            place = int(wrong.int().argmax())
-            raise ValueError(
-                f"the list of request {int(rows[place])} names item {int(items[place])}, "
-                f"expected 0 to {num_items - 1}"
-            )
-        mask[rows, items] = True
+    mask[pairs(lists, num_items)] = True
     return mask
+
+
+def pairs(
+    lists: Sequence[npt.NDArray[np.int32]], num_items: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lists of items as pairs of a request's number and an item, both of shape (entries,).
+
+    Raises:
+        ValueError: a list names what is no row of the catalogue.
+    """
+    lengths = torch.tensor([len(row) for row in lists], dtype=torch.long)
+    request = torch.arange(len(lists)).repeat_interleave(lengths)
+    items = torch.from_numpy(np.concatenate([np.empty(0, np.int64), *lists]).astype(np.int64))
+    wrong = (items < 0) | (items >= num_items)
+    if bool(wrong.any()):
+        place = int(wrong.int().argmax())
+        raise ValueError(
+            f"the list of request {int(request[place])} names item {int(items[place])}, "
+            f"expected 0 to {num_items - 1}"
+        )
+    return request, items
 
 
 class CatalogueFilters:

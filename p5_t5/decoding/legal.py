@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from p5_t5.decoding.constraints import pairs
 from p5_t5.decoding.trie import TrieTensors
 
 Lists = Sequence[npt.NDArray[np.int32]]
@@ -78,18 +79,9 @@ class LegalLeaves:
             ValueError: a list names what is no row of the catalogue, or a request keeps no item.
         """
         items, device = len(self.trie), self.trie.items.device
-        lengths = torch.tensor([len(row) for row in lists], dtype=torch.long)
-        request = torch.arange(len(lists)).repeat_interleave(lengths).to(device)
+        request, rows = (column.to(device) for column in pairs(lists, items))
         if not len(request):
             return self
-        rows = torch.from_numpy(np.concatenate(lists).astype(np.int64)).to(device)
-        wrong = (rows < 0) | (rows >= items)
-        if bool(wrong.any()):
-            place = int(wrong.int().argmax())
-            raise ValueError(
-                f"the list of request {int(request[place])} names item {int(rows[place])}, "
-                f"expected 0 to {items - 1}"
-            )
         keys = (request * (items + 1) + self.trie.leaf_of[rows]).unique()
         request, leaf = keys // (items + 1), keys % (items + 1)
         total = torch.full((len(lists),), items, device=device)
@@ -162,10 +154,6 @@ class LegalLeaves:
             own = request if len(self.counts) > 1 else torch.zeros_like(request)
             start, stop = self.counts[own, start], self.counts[own, stop]
         return Shut(keys[number == stop - start], count)
-
-    def below(self, request: torch.Tensor, node: torch.Tensor, level: int) -> torch.Tensor:
-        """Whether any legal leaf lies below a node of one level; shapes as in ``open``."""
-        return self.open(request, node) & ~self.shut(level).holds(request, node)
 
 
 @dataclass(frozen=True)

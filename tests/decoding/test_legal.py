@@ -30,7 +30,8 @@ def below(legal: LegalLeaves, nodes: torch.Tensor) -> torch.Tensor:
     request = torch.arange(len(nodes))[:, None]
     bounds = TRIE.trie.levels.tolist()
     parts = [
-        legal.below(request, nodes[:, begin:end], level)
+        legal.open(request, nodes[:, begin:end])
+        & ~legal.shut(level).holds(request, nodes[:, begin:end])
         for level, (begin, end) in enumerate(pairwise(bounds))
     ]
     return torch.cat(parts, dim=1)
