@@ -22,7 +22,7 @@ from pathlib import Path
 import polars as pl
 import torch
 import transformers
-from accelerate import PartialState
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
@@ -98,11 +98,18 @@ def main() -> None:
     """Runs the job of the command line."""
     parser = HfArgumentParser(BatchArguments, description="Recommend to every user of a model.")
     (options,) = parser.parse_args_into_dataclasses()
-    state = PartialState()
+    # Unlike accelerate's bare state this one sees the processes of a CPU too.
+    state = Accelerator()
     transformers.utils.logging.disable_progress_bar()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(options.num_threads or max((cores or 1) // state.num_processes, 1))
     try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > state.num_processes:
+            raise ValueError(
+                "several processes were started but accelerate sees one, so each would do the "
+                "whole job; on CPUs start them with ACCELERATE_USE_CPU=true accelerate launch "
+                "--multi_gpu --num_processes N -m p5_t5.predict"
+            )
         job, identity = read_job(options, state.device)
         if state.is_main_process:
             open_output(job.output, identity)
@@ -132,7 +139,7 @@ def main() -> None:
                 f"(the P5 paper: {_PAPER_MS} ms a user on one A5000)"
             )
         print(f"{len(job.users):,} users: {job.output}/part-*.parquet")
-    state.destroy_process_group()
+    state.end_training()
 
 
 def read_job(options: BatchArguments, device: torch.device) -> tuple[Job, dict[str, object]]:

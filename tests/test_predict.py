@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,16 @@ from tests.conftest import REPOSITORY
 CPU = predict.torch.device("cpu")
 
 
-def run_job(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "-m", "p5_t5.predict"]
+def run_job(*options: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    environment = dict(os.environ)
+    if processes > 1:
+        command += ["--multi_gpu", f"--num_processes={processes}"]
+        environment["ACCELERATE_USE_CPU"] = "true"
+    command += ["-m", "p5_t5.predict"]
     return subprocess.run(
         [*command, *options], cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
-        check=False,
+        env=environment, check=False,
     )  # fmt: skip
 
 
@@ -59,12 +65,13 @@ def test_every_user_gets_unseen_items_and_a_stopped_job_goes_on(
 
 
 def test_processes_share_the_files_out(trained: Path, tmp_path: Path) -> None:
-    options = {"model": str(trained), "output": str(tmp_path), "top_k": 3, "users_per_file": 50}
-    job, _ = predict.read_job(BatchArguments(**options), CPU)
-    for process in (1, 0):
-        for number in range(process, len(job.files), 2):
-            job.write(number)
-    assert answers(tmp_path)["user_id"].to_list() == list(job.knowledge.histories.user_ids)
+    options = [f"--model={trained}", f"--output={tmp_path / 'out'}", "--top_k=3"]
+    done = run_job(*options, "--users_per_file=50", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("on 2 processes") == 1
+    histories = Knowledge.load(trained).histories
+    assert f"{histories.num_users} users in" in done.stdout
+    assert answers(tmp_path / "out")["user_id"].to_list() == list(histories.user_ids)
 
 
 def test_users_can_be_listed(trained: Path, tmp_path: Path) -> None:
