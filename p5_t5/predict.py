@@ -3,6 +3,9 @@
 accelerate launch -m p5_t5.predict --model outputs/movielens-100k --output recommendations
 accelerate launch -m p5_t5.predict --help
 
+Several processes on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 -m
+p5_t5.predict ... (without the variable accelerate sees one process each, and each does all of it).
+
 Users are cut into files once and for all; process ``i`` of ``n`` writes every ``n``-th of them. A
 file appears when it is whole, so a job that was stopped goes on where it stood, with any number of
 processes.
@@ -104,12 +107,6 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(options.num_threads or max((cores or 1) // state.num_processes, 1))
     try:
-        if int(os.environ.get("WORLD_SIZE", "1")) > state.num_processes:
-            raise ValueError(
-                "several processes were started but accelerate sees one, so each would do the "
-                "whole job; on CPUs start them with ACCELERATE_USE_CPU=true accelerate launch "
-                "--multi_gpu --num_processes N -m p5_t5.predict"
-            )
         job, identity = read_job(options, state.device)
         if state.is_main_process:
             open_output(job.output, identity)
