@@ -3,8 +3,8 @@
 accelerate launch -m p5_t5.predict --model outputs/movielens-100k --output recommendations
 accelerate launch -m p5_t5.predict --help
 
-Several processes on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 -m
-p5_t5.predict ... (without the variable accelerate sees one process each, and each does all of it).
+Several processes on CPUs: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2
+-m p5_t5.predict ... (without the variable each process does the whole job).
 
 Users are cut into files once and for all; process ``i`` of ``n`` writes every ``n``-th of them. A
 file appears when it is whole, so a job that was stopped goes on where it stood, with any number of
