@@ -342,7 +342,7 @@ def build_cost(items: int) -> dict[str, float]:
     trie = TrieTensors(build_trie(codes, END), CPU)
     seconds = time.perf_counter() - began
     peak = memory("VmHWM") - before
-    arrays = [trie.token, trie.children, trie.leaves, trie.items, trie.leaf_of, trie.column]
+    arrays = [tensor for tensor in vars(trie).values() if isinstance(tensor, torch.Tensor)]
     held = sum(array.numel() * array.element_size() for array in arrays)
     return {"seconds": seconds, "mb": peak / 1024, "trie_mb": held / 2**20}
 

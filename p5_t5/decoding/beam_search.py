@@ -21,6 +21,8 @@ from p5_t5.decoding.trie import TrieTensors
 
 NO_ITEM = -1
 _NEVER = float("-inf")
+# Where at most this share of the requests still has beams, the others are left out of the batch.
+_MOST_ASKING = 0.6
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def beam_search(
     )
     items = torch.full((requests, k), NO_ITEM, dtype=torch.long, device=model.device)
     scores = torch.full((requests, k), _NEVER, device=model.device)
+    answer, asking = Ranking(items, scores), torch.arange(requests, device=model.device)
     while True:
         level += 1
         child, score, parent = _expand(trie, live, legal, level, k + max(beams, k), over_vocabulary)
@@ -115,15 +118,25 @@ def beam_search(
         # Scores only fall, so a live beam below the k-th found item can't come back.
         best = best.masked_fill(best <= scores[:, -1:], _NEVER)
         width = int((best > _NEVER).sum(dim=1).max())
+        answer.items[asking], answer.scores[asking] = items, scores
         if width == 0:
-            return Ranking(items, scores)
+            return answer
         best, index = best[:, :width], index[:, :width]
+        node, parent = child.gather(1, index), parent.gather(1, index)
+        sees = live.sees.gather(1, parent[..., None].expand(-1, -1, live.sees.shape[2]))
+        rows = (best[:, 0] > _NEVER).nonzero().flatten()
+        if len(rows) <= _MOST_ASKING * len(asking):
+            # The others have their answer: what is read from here on is not for them.
+            asking, items, scores, positions = (
+                tensor[rows] for tensor in (asking, items, scores, positions)
+            )
+            node, best, sees = (tensor[rows] for tensor in (node, best, sees))
+            decoder.select(rows)
+            legal = legal.select(rows) if legal is not None else None
         dead = best == _NEVER
-        paths = [child.gather(1, index).masked_fill(dead, 0)]
+        paths = [node.masked_fill(dead, 0)]
         if not over_vocabulary:
             paths += _forced(trie, paths[0], dead)
-        parents = parent.gather(1, index)[..., None].expand(-1, -1, live.sees.shape[2])
-        sees = live.sees.gather(1, parents)
         hidden, sees = _read(decoder, trie, paths, positions + level, sees)
         level += len(paths) - 1
         tokens = None if over_vocabulary else trie.level_tokens[level]

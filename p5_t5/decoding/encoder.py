@@ -10,6 +10,9 @@ from transformers import T5ForConditionalGeneration
 from p5_t5.decoding.layers import Ragged, attend, feed_forward, normed, position_bias
 from p5_t5.modeling.p5 import P5Encoder
 
+# Scores of one attention, in elements, that a part of a batch may have: they stay in the cache.
+_FEW_SCORES = 2**20
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -54,6 +57,44 @@ def encode(
         input_ids: shape (batch, length).
         attention_mask: 1 where a token counts, shape (batch, length).
     """
+    parts = _alike(attention_mask, model.config.num_heads)
+    if len(parts) == 1:
+        return _encode(model, input_ids, attention_mask)
+    states = attention_mask.new_zeros(
+        *attention_mask.shape, model.config.d_model, dtype=model.dtype
+    )
+    for rows, length in parts:
+        part = _encode(model, input_ids[rows, :length], attention_mask[rows, :length])
+        states[rows, :length] = part.ragged.unpack(part.states)
+    return Encoded.of(states, attention_mask)
+
+
+def _alike(mask: torch.Tensor, heads: int) -> list[tuple[torch.Tensor, int]]:
+    """Rows of like length together, so that a long one doesn't pad all others.
+
+    Args:
+        mask: 1 where a token counts, shape (batch, length).
+        heads: of an attention.
+
+    Returns:
+        The rows of each part and the length that holds their tokens. Attention over a part has
+        few scores, as far as more than one row has.
+    """
+    place = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    lengths, order = (mask * place).amax(1).sort()
+    parts, end = [], len(mask)
+    while end > 0:
+        length = max(int(lengths[end - 1]), 1)
+        begin = max(end - max(_FEW_SCORES // (heads * length**2), 1), 0)
+        parts.append((order[begin:end], length))
+        end = begin
+    return parts
+
+
+def _encode(
+    model: T5ForConditionalGeneration, input_ids: torch.Tensor, attention_mask: torch.Tensor
+) -> Encoded:
+    """Encodes rows of like length."""
     encoder = model.get_encoder()
     embed = encoder.embed if isinstance(encoder, P5Encoder) else encoder.embed_tokens
     ragged = Ragged(attention_mask)

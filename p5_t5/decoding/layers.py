@@ -44,12 +44,16 @@ class Ragged:
         flat = padded.flatten(0, 1)
         return flat if self.real is None else flat[self.real]
 
-    def heads(self, attention: T5Attention, packed: torch.Tensor) -> torch.Tensor:
-        """(tokens, heads * d_kv) to (batch * heads, length, d_kv), zero at padding."""
+    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
+        """(tokens, width) to (batch, length, width), zero at padding that was left out."""
         if self.real is not None:
             padded = packed.new_zeros(self.batch * self.length, packed.shape[1])
             packed = padded.index_copy_(0, self.real, packed)
-        return heads(attention, packed.view(self.batch, self.length, -1))
+        return packed.view(self.batch, self.length, -1)
+
+    def heads(self, attention: T5Attention, packed: torch.Tensor) -> torch.Tensor:
+        """(tokens, heads * d_kv) to (batch * heads, length, d_kv), zero at padding."""
+        return heads(attention, self.unpack(packed))
 
 
 def heads(attention: T5Attention, projected: torch.Tensor) -> torch.Tensor:

@@ -95,9 +95,9 @@ class LegalLeaves:
             raise ValueError(f"request {int(empty.int().argmax())} allows no item at all")
         return replace(self, denied=keys)
 
-    def select(self, requests: npt.NDArray[np.int64]) -> LegalLeaves:
-        """The leaves of some of the requests, in the given order."""
-        chosen = torch.from_numpy(requests).to(self.trie.items.device)
+    def select(self, requests: torch.Tensor) -> LegalLeaves:
+        """The leaves of some of the requests, in the given order; numbers of shape (kept,)."""
+        chosen = requests.to(self.trie.items.device)
         counts, denied = self.counts, self.denied
         if counts is not None and len(counts) > 1:
             counts = counts[chosen]
@@ -140,14 +140,13 @@ class LegalLeaves:
         if self.denied is None:
             return Shut(self.trie.items.new_empty(0, dtype=torch.long), count)
         begin, end = self.trie.trie.levels[level : level + 2].tolist()
-        request, leaf = self.denied // (len(self.trie) + 1), self.denied % (len(self.trie) + 1)
-        first, last = self.trie.leaves[begin:end].long().unbind(1)
-        place = torch.searchsorted(first.contiguous(), leaf, right=True) - 1
+        width = len(self.trie) + 1
+        request = self.denied // width
+        leaf = (self.denied - request * width).int()
+        node = torch.searchsorted(self.trie.starts[begin:end], leaf, right=True) + (begin - 1)
         # A code that ended before this level has no node in it.
-        has = (place >= 0) & (leaf < last[place.clamp(min=0)])
-        keys, number = (request[has] * count + begin + place[has]).unique_consecutive(
-            return_counts=True
-        )
+        has = (node >= begin) & (leaf < self.trie.leaves[node, 1])
+        keys, number = (request[has] * count + node[has]).unique_consecutive(return_counts=True)
         request, node = keys // count, keys % count
         start, stop = self.trie.leaves[node].long().unbind(1)
         if self.counts is not None:

@@ -95,7 +95,7 @@ class Predictor:
         items = np.full((len(prompts), k), -1, dtype=np.int64)
         scores = np.full((len(prompts), k), -np.inf)
         for index in self._batches(prompts):
-            own = legal.select(index) if legal is not None else None
+            own = legal.select(torch.from_numpy(index)) if legal is not None else None
             found = self._search(self._items, [prompts[i] for i in index], k, own)
             items[index] = found.items.cpu().numpy()
             scores[index] = found.scores.cpu().numpy()

@@ -98,6 +98,23 @@ class TreeDecoder:
         other.positions = self.positions[:, columns]
         return other
 
+    def select(self, rows: torch.Tensor) -> None:
+        """Goes on with some of the requests only.
+
+        Args:
+            rows: their numbers, shape (kept,).
+        """
+        batch = len(self.positions)
+
+        def kept(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.view(batch, -1, *tensor.shape[1:])[rows].flatten(0, 1)
+
+        self.positions = self.positions[rows]
+        if self.cross_bias is not None:
+            self.cross_bias = self.cross_bias[rows]
+        self.store = [(kept(keys), kept(values)) for keys, values in self.store]
+        self.cross = [(kept(keys), kept(values)) for keys, values in self.cross]
+
     def _bias(self, positions: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """T5's relative position bias by depth, and what is invisible masked out.
 

@@ -61,7 +61,7 @@ def test_a_node_is_open_where_a_legal_item_lies_below(
         begin, stop = TRIE.trie.leaves[node].tolist()
         items = TRIE.trie.items[begin:stop].tolist()
         assert found[:, node].tolist() == expected[:, items].any(dim=1).tolist()
-    order = np.array([2, 0])
+    order = torch.tensor([2, 0])
     assert torch.equal(below(legal.select(order), nodes[:2]), found[order])
 
 
