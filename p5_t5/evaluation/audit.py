@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from p5_t5.data.item_ids import ItemCodes
 from p5_t5.data.splits import Part, Split
 from p5_t5.evaluation.evaluator import (
     CUTOFF,
@@ -24,8 +25,12 @@ from p5_t5.prompting.tasks import Task
 from p5_t5.prompting.templates import AnswerKind, PromptTemplate
 
 
-def audit(split: Split) -> dict[str, Any]:
+def audit(split: Split, codes: ItemCodes | None = None) -> dict[str, Any]:
     """Facts about the split that change how its numbers are read.
+
+    Args:
+        split: the data.
+        codes: of the items.
 
     Returns:
         ``tied_users`` and ``tied_targets`` (shares of users whose order the file decides, at all
@@ -33,8 +38,9 @@ def audit(split: Split) -> dict[str, Any]:
         had: they can't be found while seen items are excluded), ``cold_targets`` (share of test
         items that no training interaction shows), ``repeated_pairs`` (training rows of an item
         that the same user's held-out part has too: only histories may show them),
-        ``told_targets`` (share of test items about which tasks on single rows train) and
-        ``derived_explanations``.
+        ``told_targets`` (share of test items about which tasks on single rows train),
+        ``derived_explanations`` and, for sequential codes, ``next_numbers`` (share of test items
+        whose number is that of the item before plus one).
     """
     histories = split.histories
     users, _ = split.positions("test")
@@ -48,7 +54,7 @@ def audit(split: Split) -> dict[str, Any]:
     )
     in_train = np.isin(users * size + test, train_pairs)
     repeated = in_train | (test == validation)
-    return {
+    found = {
         "tied_users": split.tied_users / histories.num_users,
         "tied_targets": split.tied_targets / histories.num_users,
         "repeated_targets": float(repeated.mean()),
@@ -57,6 +63,10 @@ def audit(split: Split) -> dict[str, Any]:
         "told_targets": float(np.isin(split.rows("test"), split.of_rows.rows("train")).mean()),
         "derived_explanations": split.derived_explanations,
     }
+    if codes is not None and codes.scheme == "sequential":
+        numbers = np.array([int(text) for text in codes.texts])
+        found["next_numbers"] = float((numbers[test] - numbers[validation] == 1).mean())
+    return found
 
 
 def baselines(

@@ -47,7 +47,7 @@ def final_report(
         "item_ids": corpus.catalogue.codes.scheme,
         "beams": evaluator.predictor.beams,
         **run,
-        "audit": audit(corpus.split),
+        "audit": audit(corpus.split, corpus.catalogue.codes),
     }
     test = evaluator.evaluate(tasks, templates, "test", candidate_users=candidate_users)
     return {
