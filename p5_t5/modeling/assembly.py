@@ -14,6 +14,7 @@ from p5_t5.modeling.tokenizer import (
 )
 from p5_t5.prompting.corpus import Corpus
 from p5_t5.prompting.mixture import Mixture
+from p5_t5.prompting.span_corruption import SENTINELS
 
 # A tokenizer learns from so many rendered examples.
 _EXAMPLES = 20_000
@@ -36,7 +37,7 @@ def make_tokenizer(
     else:
         mixture = Mixture(corpus, str.split, tokens_per_batch=1, batches_per_step=1, seed=seed)
         # Words that become item tokens would only fill the vocabulary.
-        added = set(codes.texts) if codes.new_tokens else set()
+        added = set(SENTINELS) | (set(codes.texts) if codes.new_tokens else set())
         prompts = mixture.sample(_EXAMPLES)
         texts = (text for prompt in prompts for text in (prompt.source, prompt.target))
         plain = (" ".join(word for word in text.split() if word not in added) for text in texts)

@@ -128,6 +128,10 @@ def read_corpus(
     Raises:
         ValueError: anything is wrong with the tables or templates, or no task can be taught.
     """
+    if settings.max_history < 2 and any(task.corrupts for task, _ in tasks):
+        raise ValueError(
+            f"max_history must be at least 2 to mask items of a history, not {settings.max_history}"
+        )
     tables = read_tables(folder, min_interactions=min_interactions, k_core=k_core)
     split = leave_one_out(tables)
     codes = assign_item_ids(
