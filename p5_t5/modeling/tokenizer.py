@@ -108,6 +108,17 @@ def add_item_tokens(tokenizer: PreTrainedTokenizerBase, codes: ItemCodes) -> Non
     tokenizer.add_tokens(tokens)
 
 
+def check_item_tokens(tokenizer: PreTrainedTokenizerBase, codes: ItemCodes) -> None:
+    """Makes sure that the tokenizer of a trained P5 has the tokens of its item codes.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    missing = set(codes.new_tokens) - set(tokenizer.get_vocab())
+    if missing:
+        raise ValueError(f"the tokenizer has no item token {min(missing)!r}, as its codes want")
+
+
 def check_sentinels(tokenizer: PreTrainedTokenizerBase) -> None:
     """Makes sure that masked spans can be written.
 
