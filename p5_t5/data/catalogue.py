@@ -118,10 +118,10 @@ class Catalogue:
         """
         unknown = [item_id for item_id in item_ids if item_id not in self._row_of_id]
         if unknown or len(item_ids) != len(self):
-            example = f" ({unknown[0]!r} is one of {len(unknown):,} that it lacks)"
+            lacks = f" ({unknown[0]!r} is one of {len(unknown):,} it lacks)" if unknown else ""
             raise ValueError(
                 f"the checkpoint has {len(self):,} items, not the {len(item_ids):,} of the data set"
-                f"{example if unknown else ''}; item codes and their weights can't be kept"
+                f"{lacks}; item codes and their weights can't be kept"
             )
         pieces = tuple(self.codes.pieces[self._row_of_id[item_id]] for item_id in item_ids)
         return ItemCodes(self.codes.scheme, pieces)
