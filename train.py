@@ -44,7 +44,7 @@ from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
 from p5_t5.prompting.mixture import Mixture
 from p5_t5.prompting.prompter import PromptSettings
-from p5_t5.prompting.tasks import DENOISING
+from p5_t5.prompting.tasks import DENOISING, SEQUENTIAL
 from p5_t5.schedule import Progress, Schedule, most_steps
 
 # Without a limit a run ends at the first of these two.
@@ -77,8 +77,7 @@ def main() -> None:
         with accelerator.main_process_first():
             folder = find_dataset(arguments.data.dataset, HOME / "data")
         spoken = prepare(arguments, folder)
-        pretrains = arguments.train.stage == "pretrain"
-        corpus = spoken.only(DENOISING) if pretrains else spoken
+        corpus = spoken.only(DENOISING) if arguments.train.stage == "pretrain" else spoken
         model, words, mixture = build(arguments, spoken, corpus, accelerator.num_processes)
         model.to(accelerator.device)
         describe(accelerator, arguments, corpus, model)
@@ -104,10 +103,10 @@ def main() -> None:
         loop.folder.finish()
         print(f"\nTest\n\n{metrics_tables(metrics, corpus.heldout())}\n")
         print(f"Protocol\n\n{protocol_lines(metrics['protocol'])}\n")
-        if pretrains:
-            print(f"saved to {arguments.output}: train.py --model_name_or_path {arguments.output}")
-        else:
+        if SEQUENTIAL in corpus.judged:
             show_recommendations(arguments)
+        else:
+            print(f"saved to {arguments.output}: train.py --model_name_or_path {arguments.output}")
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
