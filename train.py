@@ -45,28 +45,47 @@ from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
 from p5_t5.prompting.mixture import Mixture
 from p5_t5.prompting.prompter import PromptSettings
 from p5_t5.prompting.tasks import DENOISING, SEQUENTIAL
+from p5_t5.protocol import Protocol
+from p5_t5.protocol import defaults as protocol_defaults
 from p5_t5.schedule import Progress, Schedule, most_steps
 
 # Without a limit a run ends at the first of these two.
 DEFAULT_MINUTES, DEFAULT_EPOCHS = 9.0, 5.0
+DEFAULT_TASKS, DEFAULT_HISTORY = ("sequential=5", "rating=6", "explanation=1"), 50
+# P5's program trains all of its families, as often as its sampling counts say.
+COUNTED_TASKS = ("sequential", "rating", "explanation", "review", "direct")
 HOME = Path(__file__).resolve().parent
 Batch = Mapping[str, torch.Tensor]
 
 
 @dataclass
 class Arguments:
-    """The four groups of the command line."""
+    """The groups of the command line."""
 
     data: DataArguments
     model: ModelArguments
     train: TrainArguments
     predict: PredictArguments
+    protocol: Protocol
 
     @property
     def output(self) -> Path:
         """The trained model's folder."""
         name = Path(self.data.dataset).resolve().name
         return Path(self.train.output_dir or Path("outputs") / name)
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """What is taught, as ``read_tasks`` reads it."""
+        counted = self.protocol.sampling_counts
+        return self.data.tasks or (COUNTED_TASKS if counted else DEFAULT_TASKS)
+
+    @property
+    def max_history(self) -> int:
+        """How many of the newest items a prompt may list."""
+        if self.data.max_history is not None:
+            return self.data.max_history
+        return sys.maxsize if self.protocol.right_truncation else DEFAULT_HISTORY
 
 
 def main() -> None:
@@ -82,7 +101,8 @@ def main() -> None:
         model.to(accelerator.device)
         describe(accelerator, arguments, corpus, model)
         validation = judge(arguments, corpus, model, words)
-        loop = Loop(arguments, accelerator, model, Collator(words), mixture, validation)
+        collate = Collator(words, arguments.protocol.longest_source)
+        loop = Loop(arguments, accelerator, model, collate, mixture, validation)
     except ValueError as error:
         # What a user can put right is said in one line. From here on nothing is the user's.
         sys.exit(f"error: {error}")
@@ -113,9 +133,12 @@ def main() -> None:
 
 def read_arguments() -> Arguments:
     """Reads and checks the command line."""
-    groups: Any = (DataArguments, ModelArguments, TrainArguments, PredictArguments)
+    groups: Any = (DataArguments, ModelArguments, TrainArguments, PredictArguments, Protocol)
     parser = HfArgumentParser(groups, description="Train a P5 and report its test metrics.")
-    data, model, train, predict = parser.parse_args_into_dataclasses()
+    # What is said on the command line wins over what a protocol says, and that over the defaults.
+    parser.set_defaults(**protocol_defaults(parser.parse_known_args()[0].protocol))
+    data, model, train, predict, protocol = parser.parse_args_into_dataclasses()
+    check_switches(data, model, protocol)
     limits = ("num_train_epochs", "max_train_steps", "max_train_minutes")
     if all(getattr(train, name) is None for name in limits):
         train.num_train_epochs, train.max_train_minutes = DEFAULT_EPOCHS, DEFAULT_MINUTES
@@ -134,7 +157,24 @@ def read_arguments() -> Arguments:
             "--candidates must be at least 2, --review_words at least 1 and --candidate_users at "
             f"least 0, not {data.candidates}, {data.review_words} and {predict.candidate_users}"
         )
-    return Arguments(data, model, train, predict)
+    return Arguments(data, model, train, predict, protocol)
+
+
+def check_switches(data: DataArguments, model: ModelArguments, protocol: Protocol) -> None:
+    """An error where a switch could not do anything."""
+    if protocol.heldout_item_order and data.item_ids not in ("sequential", "collaborative"):
+        raise ValueError(
+            f"--heldout_item_order: --item_ids {data.item_ids} don't follow the histories; choose "
+            "sequential or collaborative, or set --heldout_item_order false"
+        )
+    if protocol.whole_words_in_training_only and not model.whole_word_embeddings:
+        raise ValueError("--whole_words_in_training_only needs --whole_word_embeddings")
+    shares = [task for task in data.tasks or () if "=" in task]
+    if protocol.sampling_counts and shares:
+        raise ValueError(
+            f"--tasks {shares[0]}: with --sampling_counts tasks have no shares; give names alone, "
+            "or set --sampling_counts false"
+        )
 
 
 def start(arguments: Arguments) -> Accelerator:
@@ -173,7 +213,7 @@ def start(arguments: Arguments) -> Accelerator:
 def prepare(arguments: Arguments, folder: Path) -> Corpus:
     """Reads the data and the prompts; items keep the codes of the P5 that training goes on from."""
     data, checkpoint = arguments.data, arguments.model.model_name_or_path
-    tasks = read_tasks(data.tasks)
+    tasks = read_tasks(arguments.tasks)
     if arguments.train.stage == "pretrain":
         # Restoring items is all that is taught, but a tokenizer learns the words of all tasks.
         tasks = [*((task, share) for task, share in tasks if task != DENOISING), (DENOISING, 1.0)]
@@ -181,7 +221,7 @@ def prepare(arguments: Arguments, folder: Path) -> Corpus:
         folder,
         tasks,
         PromptSettings(
-            max_history=data.max_history,
+            max_history=arguments.max_history,
             recent=data.recent,
             max_recent=data.max_recent,
             like_threshold=data.like_threshold,
@@ -195,6 +235,7 @@ def prepare(arguments: Arguments, folder: Path) -> Corpus:
         k_core=data.k_core,
         seed=arguments.train.seed,
         known=checkpoint_catalogue(checkpoint) if checkpoint else None,
+        protocol=arguments.protocol,
     )
 
 
@@ -216,6 +257,7 @@ def build(
         dropout_rate=options.dropout_rate,
         decoder_start_token_id=tokenizer.pad_token_id,
         whole_word_embeddings=options.whole_word_embeddings,
+        whole_words_in_training_only=arguments.protocol.whole_words_in_training_only,
         tie_lm_head=options.tie_lm_head,
     )
     model = make_model(config, tokenizer, corpus.catalogue.codes, checkpoint)
@@ -255,9 +297,10 @@ def what_is_known(arguments: Arguments, corpus: Corpus) -> Knowledge:
         histories=corpus.split.histories,
         templates=corpus.templates,
         settings=corpus.prompter.settings,
-        ratings=corpus.ratings,
+        ratings=corpus.answers,
         best_templates={},
         beams=arguments.predict.beams,
+        protocol=corpus.protocol,
     )
 
 
@@ -321,6 +364,7 @@ class Loop:
         free = ("output_dir", "save_steps", "save_total_limit", "resume", "overwrite", "report_to")
         fixed = {k: v for k, v in asdict(arguments.train).items() if k not in free}
         settings = fixed | asdict(arguments.data) | asdict(arguments.model)
+        settings |= asdict(arguments.protocol)
         settings |= {"keep_seen": validation.keep_seen, "processes": accelerator.num_processes}
         path = arguments.output.with_name(f"{arguments.output.name}.run")
         self.folder = RunFolder(path, settings, self.options.save_total_limit)

@@ -13,18 +13,26 @@ class DataArguments:
         default="movielens-100k",
         metadata={"help": "a folder with tables, or the name of a preparer under data/"},
     )
+    protocol: str = field(
+        default="corrected",
+        metadata={"help": "corrected, or paper: train and judge as P5's program does, which sets "
+                  "the defaults of the switches at the end and of --item_ids"},
+    )  # fmt: skip
     prompts: list[str] = field(
         default_factory=list,
         metadata={"help": "files or folders of templates to add to, or put in the place of, ours"},
     )
-    tasks: list[str] = field(
-        default_factory=lambda: ["sequential=5", "rating=6", "explanation=1"],
-        metadata={"help": "tasks with their shares of the training examples, as NAME=SHARE"},
-    )
+    tasks: list[str] | None = field(
+        default=None,
+        metadata={"help": "tasks with their shares of the training examples, as NAME=SHARE; "
+                  "sequential=5 rating=6 explanation=1 if unset. With --sampling_counts names "
+                  "alone; all but zero-shot if unset"},
+    )  # fmt: skip
     item_ids: str = field(
         default="atomic",
-        metadata={"help": "how items are written: sequential, random, collaborative or atomic"},
-    )
+        metadata={"help": "how items are written: sequential, random, collaborative or atomic; "
+                  "sequential with --protocol paper"},
+    )  # fmt: skip
     branching: int | None = field(
         default=None,
         metadata={"help": "clusters a level of collaborative codes; automatic if unset"},
@@ -35,7 +43,11 @@ class DataArguments:
     k_core: int = field(
         default=0, metadata={"help": "keep only users and items with so many interactions"}
     )
-    max_history: int = field(default=50, metadata={"help": "newest items that a prompt may list"})
+    max_history: int | None = field(
+        default=None,
+        metadata={"help": "newest items that a prompt may list; 50 if unset, and with "
+                  "--right_truncation all"},
+    )  # fmt: skip
     recent: int = field(
         default=5,
         metadata={"help": "newest items given to the decoder by templates with {recent}"},

@@ -28,6 +28,7 @@ from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.prompting.prompter import Prompter, PromptSettings
 from p5_t5.prompting.tasks import TASKS
 from p5_t5.prompting.templates import PromptTemplate, load_templates
+from p5_t5.protocol import CORRECTED, Protocol
 
 _BACKUP = ".previous"
 
@@ -46,6 +47,7 @@ class Knowledge:
         best_templates: for each task its seen templates, best on validation first.
         beams: beginnings of codes kept at each level of the search.
         trie: the codes as the search reads them; built anew where it is not known.
+        protocol: where prediction follows P5's program.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Knowledge:
     best_templates: Mapping[str, Sequence[str]]
     beams: int = 20
     trie: Trie | None = None
+    protocol: Protocol = CORRECTED
 
     @cached_property
     def prompter(self) -> Prompter:
@@ -72,7 +75,13 @@ class Knowledge:
     ) -> Predictor:
         """Answers prompts with a model."""
         return Predictor(
-            model, tokenizer, self.catalogue.codes, self.ratings, beams=self.beams, trie=self.trie
+            model,
+            tokenizer,
+            self.catalogue.codes,
+            self.ratings,
+            beams=self.beams,
+            trie=self.trie,
+            protocol=self.protocol,
         )
 
     def save(self, folder: Path) -> None:
@@ -102,6 +111,7 @@ class Knowledge:
             "ratings": list(self.ratings),
             "best_templates": {k: list(v) for k, v in self.best_templates.items()},
             "beams": self.beams,
+            "protocol": asdict(self.protocol),
         }
         _write_json(folder / "p5.json", settings)
 
@@ -140,6 +150,7 @@ class Knowledge:
             best_templates=settings["best_templates"],
             beams=settings["beams"],
             trie=Trie.load(folder / "trie.safetensors"),
+            protocol=Protocol(**settings["protocol"]),
         )
 
 

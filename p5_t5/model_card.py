@@ -141,7 +141,7 @@ def model_card(
 # P5 on {name}
 
 A T5 that recommends: histories and items are written as text, answers are decoded as item tokens
-by beam search constrained to the catalogue.
+({metrics["protocol"]["ranking"]}).
 
 ```python
 import p5_t5

@@ -70,12 +70,20 @@ class Histories:
         """The profile columns that a template may name as ``{user_COLUMN}``."""
         return tuple(column for column in self.profiles if column != "name")
 
-    def state(self, user: int, position: int | None = None) -> UserState:
-        """A user as known before their ``position``-th interaction, or with all of them."""
+    def state(self, user: int, position: int | None = None, skipped: int = 0) -> UserState:
+        """A user as known before their ``position``-th interaction, or with all of them.
+
+        Args:
+            user: the user's number.
+            position: of the interaction in the user's order, counted from 0.
+            skipped: so many of the oldest interactions are left out.
+        """
         start, end = int(self.offsets[user]), int(self.offsets[user + 1])
         if position is not None:
             assert 0 <= position <= end - start
             end = start + position
+        start += skipped
+        assert start <= end
         name = self.profiles["name"][user] if "name" in self.profiles else UNKNOWN
         return UserState(
             number=user,

@@ -9,7 +9,8 @@ held-out pair can reach it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from p5_t5.data.histories import Histories, as_text
 from p5_t5.data.tables import Tables
 
 Part = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
 TEXT_COLUMNS = ("review", "summary", "explanation", "feature")
 
 
@@ -33,6 +35,8 @@ class Split:
         tied_users: how many users have equal timestamps among their own interactions.
         tied_targets: how many users' held-out items share their time with a neighbour.
         derived_explanations: whether the explanations were made from facts, not written by users.
+        row_parts: as an index into ``PARTS``, the part of each interaction for tasks about single
+            rows, shape (interactions,); ``None`` where these share the split of all tasks.
     """
 
     histories: Histories
@@ -40,6 +44,14 @@ class Split:
     tied_users: int
     tied_targets: int
     derived_explanations: bool = False
+    row_parts: npt.NDArray[np.int8] | None = None
+
+    @cached_property
+    def of_rows(self) -> Split:
+        """The split for tasks about single rows: this one, or that of ``row_parts``."""
+        if self.row_parts is None:
+            return self
+        return _RowSplit(**{field.name: getattr(self, field.name) for field in fields(self)})
 
     def positions(self, part: Part) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The interactions of one part, as (user, position in the user's own order).
@@ -70,6 +82,12 @@ class Split:
         texts = self.texts.get(column, [None] * len(self.histories.items))
         return np.array([bool(text and text.strip()) for text in texts], dtype=bool)
 
+    def stars(self) -> list[float]:
+        """The stars that stand in training, each once, lowest first."""
+        stars = self.histories.ratings[self.of_rows.rows("train")]
+        found: list[float] = np.unique(stars[~np.isnan(stars)]).tolist()
+        return found
+
     def heldout_again(self) -> npt.NDArray[np.bool_]:
         """Which training interactions are of an item that the same user's held-out part has too.
 
@@ -83,6 +101,10 @@ class Split:
         again: npt.NDArray[np.bool_] = (own == last) | (own == before)
         return again
 
+    def all_histories(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """All interactions as (offsets, items), held-out ones included."""
+        return self.histories.offsets, self.histories.items
+
     def train_histories(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         """Training interactions only, as (offsets, items): all that item codes may learn from."""
         counts = np.diff(self.histories.offsets) - 2
@@ -90,8 +112,34 @@ class Split:
         return offsets, self.histories.items[self.rows("train")]
 
 
-def leave_one_out(tables: Tables) -> Split:
+class _RowSplit(Split):
+    """Rows that belong to the parts as drawn, whatever the user's order is."""
+
+    @property
+    def of_rows(self) -> Split:
+        """This one."""
+        return self
+
+    def positions(self, part: Part) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The interactions of one part, as (user, position in the user's own order)."""
+        assert self.row_parts is not None
+        offsets = self.histories.offsets
+        rows = np.flatnonzero(self.row_parts == PARTS.index(part))
+        users = np.searchsorted(offsets, rows, side="right") - 1
+        return users, rows - offsets[users]
+
+    def heldout_again(self) -> npt.NDArray[np.bool_]:
+        """None: nothing is hidden where rows are split by chance."""
+        return np.zeros(len(self.rows("train")), dtype=bool)
+
+
+def leave_one_out(tables: Tables, *, row_seed: int | None = None) -> Split:
     """Splits a data set per user: last item test, second last validation, the rest training.
+
+    Args:
+        tables: the data set.
+        row_seed: tasks about single rows get a split of their own, at random 80/10/10 and drawn
+            from this seed, as in P5's program; ``None`` for one split for all tasks.
 
     Raises:
         ValueError: a user has fewer than three interactions, so that a part would be empty.
@@ -130,7 +178,18 @@ def leave_one_out(tables: Tables) -> Split:
         texts={c: interactions[c].to_list() for c in TEXT_COLUMNS if c in interactions.columns},
         tied_users=tied_users,
         tied_targets=tied_targets,
+        row_parts=None if row_seed is None else _random_parts(count, row_seed),
     )
+
+
+def _random_parts(count: int, seed: int) -> npt.NDArray[np.int8]:
+    """The part of each row: a tenth validation, a tenth test, the rest training."""
+    parts = np.zeros(count, dtype=np.int8)
+    order = np.random.default_rng(seed).permutation(count)
+    tenth = max(round(count / 10), 1)
+    parts[order[:tenth]] = PARTS.index("validation")
+    parts[order[tenth : 2 * tenth]] = PARTS.index("test")
+    return parts
 
 
 def _ties(interactions: pl.DataFrame, offsets: npt.NDArray[np.int64]) -> tuple[int, int]:

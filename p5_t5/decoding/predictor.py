@@ -16,9 +16,11 @@ from p5_t5.decoding.constraints import allow
 from p5_t5.decoding.exact import pair_scores
 from p5_t5.decoding.legal import LegalLeaves
 from p5_t5.decoding.trie import Trie, TrieTensors, build_trie
+from p5_t5.decoding.unconstrained import FreeSearch
 from p5_t5.modeling.collator import Collator
 from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.prompting.prompter import Prompt, stars
+from p5_t5.protocol import CORRECTED, Protocol
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -38,6 +40,7 @@ class Predictor:
         batch_size: int = 64,
         memory_budget: int = 2**30,
         trie: Trie | None = None,
+        protocol: Protocol = CORRECTED,
     ) -> None:
         """Builds the tries of items and of ratings.
 
@@ -51,13 +54,15 @@ class Predictor:
             memory_budget: bytes that a forward pass may hold, about; long prompts are answered in
                 smaller batches.
             trie: of the codes, where it is known.
+            protocol: where prediction follows P5's program.
         """
         self.model = model
         self.words = WordTokenizer(tokenizer)
         self.ratings = np.array(ratings, dtype=np.float64)
         self.beams, self.batch_size, self.memory_budget = beams, batch_size, memory_budget
-        self._collate = Collator(self.words)
+        self._collate = Collator(self.words, protocol.longest_source)
         self.trie = trie or build_trie(self.words.codes(codes), self.words.eos)
+        self._free = FreeSearch(self.words, codes) if protocol.unconstrained_decoding else None
         self._items = TrieTensors(self.trie, model.device)
         self._stars = None
         if len(ratings):
@@ -82,10 +87,13 @@ class Predictor:
 
         Returns:
             Catalogue rows, -1 past the last legal item, and log-probabilities, both (prompts, k).
+            Unconstrained, at most as many as beams.
 
         Raises:
             ValueError: a prompt may name no item at all, or ``allowed`` has another shape.
         """
+        if self._free is not None:
+            return self._rank_freely(prompts, k, excluded, allowed)
         legal = None
         if allowed is not None:
             legal = LegalLeaves.allow(self._items, allowed)
@@ -107,6 +115,7 @@ class Predictor:
         """All candidates of each prompt, the most probable first.
 
         The search keeps as many beginnings of codes as there are candidates, so it loses none.
+        Unconstrained, any item of the catalogue may be named, and at most as many as beams.
 
         Args:
             prompts: prompts whose answer is one of their candidates.
@@ -117,6 +126,8 @@ class Predictor:
             candidates); -1 and -inf where a prompt has fewer.
         """
         longest = max(map(len, candidates))
+        if self._free is not None:
+            return self._rank_freely(prompts, longest)
         items = np.full((len(prompts), longest), -1, dtype=np.int64)
         scores = np.full((len(prompts), longest), -np.inf)
         for index in self._batches(prompts):
@@ -125,6 +136,34 @@ class Predictor:
             found = self._search(self._items, [prompts[i] for i in index], longest, mask)
             items[index] = found.items.cpu().numpy()
             scores[index] = found.scores.cpu().numpy()
+        return items, scores
+
+    def _rank_freely(
+        self,
+        prompts: Sequence[Prompt],
+        k: int,
+        excluded: Sequence[npt.NDArray[np.int32]] | None = None,
+        allowed: torch.Tensor | None = None,
+    ) -> tuple[Rows, Floats]:
+        """Like ``rank``, but what is not legal is dropped after the search."""
+        assert self._free is not None
+        self.model.eval()
+        items = np.full((len(prompts), k), -1, dtype=np.int64)
+        scores = np.full((len(prompts), k), -np.inf)
+        most = max(self.memory_budget // self._free.request_bytes(self.model, self.beams), 1)
+        alike = self._batches(prompts, same_given=True)
+        for index in (b[i : i + most] for b in alike for i in range(0, len(b), most)):
+            given = [self.words.encode(prompts[i].given, end=False) for i in index]
+            batch = self._encode([prompts[i] for i in index])
+            found = self._free.search(self.model, batch, given, self.beams)
+            for i, (rows, values) in zip(index.tolist(), found, strict=True):
+                keep = np.ones(len(rows), dtype=bool)
+                if excluded is not None:
+                    keep &= ~np.isin(rows, excluded[i])
+                if allowed is not None:
+                    keep &= allowed.broadcast_to(len(prompts), -1)[i].cpu().numpy()[rows]
+                count = min(int(keep.sum()), k)
+                items[i, :count], scores[i, :count] = rows[keep][:k], values[keep][:k]
         return items, scores
 
     @torch.no_grad()

@@ -32,7 +32,8 @@ def audit(split: Split) -> dict[str, Any]:
         and at the held-out items), ``repeated_targets`` (share of test items that the user already
         had: they can't be found while seen items are excluded), ``cold_targets`` (share of test
         items that no training interaction shows), ``repeated_pairs`` (training rows of an item
-        that the same user's held-out part has too: only histories may show them) and
+        that the same user's held-out part has too: only histories may show them),
+        ``told_targets`` (share of test items about which tasks on single rows train) and
         ``derived_explanations``.
     """
     histories = split.histories
@@ -53,6 +54,7 @@ def audit(split: Split) -> dict[str, Any]:
         "repeated_targets": float(repeated.mean()),
         "cold_targets": float((~np.isin(test, train_items)).mean()),
         "repeated_pairs": int(split.heldout_again().sum()),
+        "told_targets": float(np.isin(split.rows("test"), split.of_rows.rows("train")).mean()),
         "derived_explanations": split.derived_explanations,
     }
 
@@ -78,6 +80,7 @@ def baselines(
     """
     report: dict[str, dict[str, dict[str, Metrics]]] = {}
     for task in tasks:
+        own_split = task.split(split)
         for name, kind in task.family.answers.items():
             own = [t for t in templates if (t.family, t.answer) == (task.name, name)]
             if not own:
@@ -88,9 +91,9 @@ def baselines(
             if kind.form == "item":
                 found["popularity"] = _popularity(split, asked, candidates.num_items)
             elif kind.form == "stars":
-                found = _means(split, asked, candidates.num_items)
+                found = _means(own_split, asked, candidates.num_items)
             elif kind.form == "words":
-                found["majority"] = _majority(split, task, kind, asked, candidates)
+                found["majority"] = _majority(own_split, task, kind, asked, candidates)
             if kind.form == "choice" or kind.proposes == "item":
                 found["popularity"] = _candidate_popularity(split, asked, candidates)
             if found:

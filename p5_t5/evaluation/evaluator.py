@@ -105,7 +105,7 @@ class Evaluator:
         self.predictor, self.prompter, self.split = predictor, prompter, split
         self.diversity = diversity
         self.candidates = Candidates(
-            split, len(prompter.catalogue), predictor.ratings.tolist(), prompter.settings
+            split, len(prompter.catalogue), split.stars(), prompter.settings
         )
 
     def evaluate(

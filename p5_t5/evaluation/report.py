@@ -37,9 +37,8 @@ def final_report(
     settings = corpus.prompter.settings
     protocol = {
         "dataset": corpus.name,
-        "split": "leave one out per user: last item test, second last validation",
+        **corpus.protocol.facts(),
         "ties": "equal timestamps keep file order",
-        "ranking": "whole catalogue, beam search constrained to it",
         "seen_items": f"excluded; kept where a metric ends with {KEEP_SEEN}",
         "candidates": f"where a metric ends with {CANDIDATES}: the right item and "
         f"{settings.candidates - 1} drawn evenly outside the user's history, the same for all "

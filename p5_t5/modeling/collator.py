@@ -16,9 +16,14 @@ IGNORED = -100
 class Collator:
     """Pads tokenised examples."""
 
-    def __init__(self, tokenizer: WordTokenizer) -> None:
-        """Pads as the tokenizer does."""
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: WordTokenizer, longest: int | None = None) -> None:
+        """Pads as the tokenizer does.
+
+        Args:
+            tokenizer: whose padding it is.
+            longest: sources of more tokens are cut on the right, the end kept; ``None``: never.
+        """
+        self._tokenizer, self._longest = tokenizer, longest
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Gives ``input_ids``, ``attention_mask``, ``labels`` (padding -100) and ``task``.
@@ -33,6 +38,8 @@ class Collator:
 
     def encode(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """Gives ``input_ids`` and ``attention_mask``, shape (rows, longest)."""
+        if (most := self._longest) is not None:
+            rows = [r if len(r) <= most else [*r[: most - 1], self._tokenizer.eos] for r in rows]
         input_ids = self._tokenizer.pad_batch(rows, self._tokenizer.pad)
         lengths = torch.tensor([len(row) for row in rows])
         mask = torch.arange(input_ids.shape[1]) < lengths[:, None]

@@ -1,7 +1,7 @@
 """P5: a T5 whose encoder also knows which pieces belong to one word.
 
 The whole-word ids are worked out inside the model from the input ids, so that training, validation
-and generation can't use them differently.
+and generation can't use them differently, unless the configuration says so.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ WHOLE_WORDS = 512
 
 
 class P5Config(T5Config):
-    """T5's configuration with three more fields.
+    """T5's configuration with four more fields.
 
     Attributes:
         whole_word_embeddings: add an embedding of the word's number to each piece of the input.
+        whole_words_in_training_only: leave that embedding out in evaluation mode.
         tie_lm_head: use the input embeddings as output layer, as T5 1.0 does.
         embedding_std: deviation of the initial embeddings and output layer; T5's own is 1.0, from
             which a small model hardly learns in its first minutes.
@@ -42,6 +43,7 @@ class P5Config(T5Config):
     model_type = "p5"
 
     whole_word_embeddings: bool = True
+    whole_words_in_training_only: bool = False
     tie_lm_head: bool = False
     embedding_std: float = 0.1
 
@@ -114,7 +116,10 @@ class P5Encoder(_Initialised, T5Stack):
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """What the first layer reads: (batch, length) to (batch, length, d_model)."""
-        embedded: torch.Tensor = self.embed_tokens(input_ids) + self.whole_words(input_ids)
+        embedded: torch.Tensor = self.embed_tokens(input_ids)
+        if self.config.whole_words_in_training_only and not self.training:
+            return embedded
+        embedded += self.whole_words(input_ids)
         return embedded
 
     def forward(
@@ -207,7 +212,7 @@ def build_model(config: P5Config, checkpoint: str | None = None) -> P5ForConditi
     """A model from scratch, or one that starts from the weights of a T5 checkpoint.
 
     Args:
-        config: its shape, and with a checkpoint only ``whole_word_embeddings``.
+        config: its shape, and with a checkpoint only what it says of whole words.
         checkpoint: a folder or a name on the Hub of any T5 or P5.
 
     Raises:
@@ -221,9 +226,10 @@ def build_model(config: P5Config, checkpoint: str | None = None) -> P5ForConditi
     # weights say it for sure, as the configuration claims a tie for both.
     same = torch.equal(theirs.lm_head.weight, theirs.shared.weight)
     given = theirs.config
-    left_out = ("model_type", "architectures", "tie_lm_head", "whole_word_embeddings")
+    ours_alone = ("whole_word_embeddings", "whole_words_in_training_only")
+    left_out = ("model_type", "architectures", "tie_lm_head", *ours_alone)
     fields = {name: value for name, value in given.to_dict().items() if name not in left_out}
-    fields["whole_word_embeddings"] = config.whole_word_embeddings
+    fields |= {name: getattr(config, name) for name in ours_alone}
     ours = P5ForConditionalGeneration(P5Config(**fields, tie_lm_head=same))
     _, unknown = ours.load_state_dict(theirs.state_dict(), strict=False)
     assert not unknown or not config.whole_word_embeddings

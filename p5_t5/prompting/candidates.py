@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from p5_t5.data.splits import Split
 from p5_t5.prompting.prompter import Asked, PromptSettings
+from p5_t5.prompting.rating_jitter import jittered
 from p5_t5.prompting.span_corruption import span_mask
 from p5_t5.prompting.tasks import Task
 from p5_t5.prompting.templates import AnswerKind
@@ -27,7 +28,13 @@ class Candidates:
     """Draws candidates and proposals for the interactions of one data set."""
 
     def __init__(
-        self, split: Split, num_items: int, ratings: Sequence[float], settings: PromptSettings
+        self,
+        split: Split,
+        num_items: int,
+        ratings: Sequence[float],
+        settings: PromptSettings,
+        *,
+        jitter: bool = False,
     ) -> None:
         """Keeps what is drawn from.
 
@@ -36,8 +43,9 @@ class Candidates:
             num_items: the size of the catalogue.
             ratings: the stars that a question may put forward.
             settings: how many candidates there are.
+            jitter: whether stars to learn are drawn around the true ones.
         """
-        self.num_items, self.settings = num_items, settings
+        self.num_items, self.settings, self._jitter = num_items, settings, jitter
         self._split, self._ratings = split, np.array(ratings, dtype=np.float64)
 
     def asked(
@@ -54,6 +62,8 @@ class Candidates:
         """
         asked = task.asked(self._split, user, position)
         assert asked.item is not None
+        if self._jitter and kind.form == "stars" and draw is not None and asked.rating is not None:
+            return replace(asked, rating=jittered(asked.rating, draw))
         if kind.form == "choice":
             return replace(asked, candidates=self.among(user, asked.item, draw))
         generator = _generator(user, draw)

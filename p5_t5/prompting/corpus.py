@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.item_ids import assign_item_ids
 from p5_t5.data.splits import Split, leave_one_out
@@ -17,9 +15,18 @@ from p5_t5.data.tables import read_tables
 from p5_t5.prompting.candidates import Candidates
 from p5_t5.prompting.explanations import derive_explanations
 from p5_t5.prompting.prompter import Prompt, Prompter, PromptSettings
+from p5_t5.prompting.rating_jitter import TENTHS, check_whole_stars
 from p5_t5.prompting.review_explanations import extract_explanations
-from p5_t5.prompting.tasks import TASKS, Task, read_prompts, usable
+from p5_t5.prompting.tasks import (
+    LATE_SEQUENTIAL,
+    SEQUENTIAL,
+    TASKS,
+    Task,
+    read_prompts,
+    usable,
+)
 from p5_t5.prompting.templates import PromptTemplate
+from p5_t5.protocol import CORRECTED, Protocol
 
 Shares = Sequence[tuple[Task, float]]
 
@@ -38,6 +45,7 @@ class Corpus:
         ratings: the stars that stand in training, lowest first.
         notes: what was filtered, repaired, derived or left out, one printable line each.
         untaught: tasks whose templates are all held out: they are only judged.
+        protocol: where training and judging follow P5's program.
     """
 
     name: str
@@ -49,12 +57,23 @@ class Corpus:
     ratings: Sequence[float]
     notes: Sequence[str]
     untaught: Sequence[Task] = ()
+    protocol: Protocol = CORRECTED
 
     @cached_property
     def candidates(self) -> Candidates:
         """Draws what its questions put forward."""
-        settings = self.prompter.settings
-        return Candidates(self.split, len(self.catalogue), self.ratings, settings)
+        return Candidates(
+            self.split,
+            len(self.catalogue),
+            self.ratings,
+            self.prompter.settings,
+            jitter=self.protocol.rating_jitter,
+        )
+
+    @property
+    def answers(self) -> Sequence[float]:
+        """The stars that an answer may name, lowest first; none where the data has none."""
+        return TENTHS if self.protocol.rating_jitter and self.ratings else self.ratings
 
     @property
     def judged(self) -> list[Task]:
@@ -123,6 +142,7 @@ def read_corpus(
     k_core: int = 0,
     seed: int = 0,
     known: Catalogue | None = None,
+    protocol: Protocol = CORRECTED,
 ) -> Corpus:
     """Reads, checks and splits a data set, numbers its items and finds the prompts for it.
 
@@ -135,8 +155,9 @@ def read_corpus(
         branching: clusters a level of collaborative codes.
         min_interactions: users with fewer are left out.
         k_core: users and items with fewer are left out, again and again.
-        seed: of the item codes.
+        seed: of the item codes, and of a random split of rows.
         known: the catalogue of a trained model, whose codes are kept.
+        protocol: where training and judging follow P5's program.
 
     Raises:
         ValueError: anything is wrong with the tables or templates, or no task can be taught; or
@@ -147,11 +168,10 @@ def read_corpus(
             f"max_history must be at least 2 to mask items of a history, not {settings.max_history}"
         )
     tables = read_tables(folder, min_interactions=min_interactions, k_core=k_core)
-    split = leave_one_out(tables)
+    split = leave_one_out(tables, row_seed=seed if protocol.random_row_split else None)
     if known is None:
-        codes = assign_item_ids(
-            item_ids, *split.train_histories(), len(tables.items), seed=seed, branching=branching
-        )
+        seen = split.all_histories() if protocol.heldout_item_order else split.train_histories()
+        codes = assign_item_ids(item_ids, *seen, len(tables.items), seed=seed, branching=branching)
     elif known.codes.scheme == item_ids:
         codes = known.codes_of(tables.items["item_id"].to_list())
     else:
@@ -168,6 +188,10 @@ def read_corpus(
         notes += note
     slots = prompter.available(split.histories, split.texts)
     read = read_prompts(prompts)
+    if protocol.single_target_prompts:
+        read = {key: template for key, template in read.items() if not template.given}
+    if protocol.late_targets:
+        tasks = [(LATE_SEQUENTIAL if task is SEQUENTIAL else task, share) for task, share in tasks]
     templates, left_out = usable(read, slots)
     notes += left_out
     taught: list[tuple[Task, float]] = []
@@ -183,7 +207,9 @@ def read_corpus(
     if not taught:
         wanted = ", ".join(task.name for task, _ in tasks)
         raise ValueError(f"{folder}: none of the tasks {wanted} can be learnt from it: {notes[-1]}")
-    stars = split.histories.ratings[split.rows("train")]
+    stars = split.stars()
+    if protocol.rating_jitter:
+        check_whole_stars(stars)
     return Corpus(
         name=tables.name,
         split=split,
@@ -191,9 +217,10 @@ def read_corpus(
         prompter=prompter,
         templates=list(templates.values()),
         tasks=taught,
-        ratings=np.unique(stars[~np.isnan(stars)]).tolist(),
+        ratings=stars,
         notes=[f"{tables.name}: {note}" for note in notes],
         untaught=untaught,
+        protocol=protocol,
     )
 
 
@@ -236,7 +263,7 @@ def _impossible(
 ) -> str | None:
     """Why a data set can't teach a task, or judge one that is never taught."""
     own = [t for t in read if t.family == task.name]
-    rows = split.rows("train")
+    rows = task.split(split).rows("train")
     for column in sorted(frozenset.intersection(*(t.needs for t in own))):
         if not split.known(column)[rows].any():
             return f"no training interaction has any {column}"

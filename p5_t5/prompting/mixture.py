@@ -17,6 +17,12 @@ import numpy.typing as npt
 
 from p5_t5.prompting.corpus import Corpus
 from p5_t5.prompting.prompter import Prompt
+from p5_t5.prompting.sampling import (
+    counts_by_share,
+    counts_by_source_row,
+    draw_rows,
+    draw_users,
+)
 from p5_t5.prompting.span_corruption import span_counts
 from p5_t5.prompting.tasks import Task
 from p5_t5.prompting.templates import PromptTemplate
@@ -92,6 +98,12 @@ class Mixture:
         self.shares = shares / shares.sum()
         self._candidates = corpus.candidates
         self._templates = [self._seen(task, corpus.templates) for task in self.tasks]
+        total = len(self._split.positions("train")[0])
+        self._counts = counts_by_share(self.shares, total)
+        self._as_counted = corpus.protocol.sampling_counts
+        if self._as_counted:
+            self._counts = counts_by_source_row(self.tasks, self._templates, self._split)
+            self.shares = self._counts / self._counts.sum()
         # The rows that a template may ask about, shared by all with the same needs.
         self._rows = [
             {t.needs: task.examples(self._split, "train", t.needs) for t in own}
@@ -120,7 +132,10 @@ class Mixture:
         return [self._prompt(*row) for row in zip(*chosen.values(), strict=True)]
 
     def epoch(self, number: int) -> Epoch:
-        """Plans one epoch: as many examples as there are training interactions."""
+        """Plans one epoch: as many examples as there are training interactions.
+
+        With P5's sampling counts it has those.
+        """
         generator = np.random.default_rng([self._seed, number])
         plan = self._plan(generator)
         source, target = self._estimate(plan)
@@ -135,11 +150,10 @@ class Mixture:
         return Epoch(examples, steps)
 
     def _plan(self, generator: np.random.Generator) -> dict[str, Rows]:
-        total = len(self._split.positions("train")[0])
-        counts = np.maximum(np.round(self.shares * total), 1).astype(int)
         columns: dict[str, list[Rows]] = {}
-        for t, count in enumerate(counts):
-            weights = np.array([template.weight for template in self._templates[t]])
+        for t, count in enumerate(self._counts.tolist()):
+            own = self._templates[t]
+            weights = np.array([1.0 if self._as_counted else template.weight for template in own])
             chosen = generator.choice(len(weights), count, p=weights / weights.sum())
             users, positions = self._draw_rows(generator, t, chosen)
             drawn = {
@@ -151,28 +165,34 @@ class Mixture:
             }
             for name, values in drawn.items():
                 columns.setdefault(name, []).append(values)
-        order = generator.permutation(int(counts.sum()))
+        order = generator.permutation(int(self._counts.sum()))
         return {name: np.concatenate(parts)[order] for name, parts in columns.items()}
 
     def _draw_rows(
         self, generator: np.random.Generator, t: int, templates: Rows
     ) -> tuple[Rows, Rows]:
-        """Users and positions for drawn templates: all rows before any comes again."""
+        """Users and positions for drawn templates: all rows before any comes again.
+
+        With P5's sampling counts it is all users of a task about histories.
+        """
+        by_user = self._as_counted and self.tasks[t].user_examples is not None
         needs = [template.needs for template in self._templates[t]]
         drawn = np.empty((2, len(templates)), dtype=np.int64)
         for need, (users, positions) in self._rows[t].items():
             alike = [m for m, other in enumerate(needs) if other == need]
             own = np.flatnonzero(np.isin(templates, alike))
-            rounds = [generator.permutation(len(users)) for _ in range(-(-len(own) // len(users)))]
-            if rounds:
-                chosen = np.concatenate(rounds)[: len(own)]
-                drawn[:, own] = users[chosen], positions[chosen]
+            chosen = (
+                draw_users(generator, users, len(own))
+                if by_user
+                else draw_rows(generator, len(users), len(own))
+            )
+            drawn[:, own] = users[chosen], positions[chosen]
         return drawn[0], drawn[1]
 
     def _prompt(self, t: int, m: int, user: int, position: int, draw: int) -> Prompt:
         task, template = self.tasks[t], self._templates[t][m]
         asked = self._candidates.asked(task, task.kind(template), user, position, draw)
-        state = self._split.histories.state(user, position)
+        state = self._split.histories.state(user, position, task.skipped(position, draw))
         return self._prompter.render(template, state, asked, draw)
 
     def _render(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:

@@ -36,7 +36,7 @@ def extract_explanations(split: Split) -> Split:
         them where the training reviews teach no feature word.
     """
     reviews = split.texts["review"]
-    words = learn_feature_words([reviews[row] for row in split.rows("train").tolist()])
+    words = learn_feature_words([reviews[row] for row in split.of_rows.rows("train").tolist()])
     if not words.weights:
         return split
     explanation, feature = choose_sentences(reviews, words)

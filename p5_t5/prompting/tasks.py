@@ -41,11 +41,21 @@ class Task:
         hides_repeats: whether training leaves out interactions with an item that the same user's
             held-out part has too. Who takes an item twice must not tell about the held-out time by
             the earlier one; what comes next in a history tells nothing of it.
+        about_rows: whether it asks about an interaction by itself, so that its rows may have a
+            split of their own.
+        user_examples: for tasks about histories, how many examples a user P5's program draws in an
+            epoch, by kind of answer.
+        last_targets: only so many of a user's last training interactions are asked about in
+            training, after at least two others; ``None`` for all. Histories then start at the
+            first, second or third interaction.
     """
 
     family: Family
     first_position: int = 0
     hides_repeats: bool = True
+    about_rows: bool = False
+    user_examples: Mapping[str, int] | None = None
+    last_targets: int | None = None
 
     @property
     def name(self) -> str:
@@ -71,14 +81,33 @@ class Task:
             part: which interactions.
             needs: the columns that they must have a value in, as a template says.
         """
+        split = self.split(split)
         users, positions = split.positions(part)
         rows = split.rows(part)
         keep = positions >= self.first_position
+        if part == "train" and self.last_targets is not None:
+            training = np.diff(split.histories.offsets)[users] - 2
+            keep &= positions >= np.maximum(training - self.last_targets, 2)
         if part == "train" and self.hides_repeats:
             keep &= ~split.heldout_again()
         for column in needs:
             keep &= split.known(column)[rows]
         return users[keep], positions[keep]
+
+    def split(self, split: Split) -> Split:
+        """The split of a data set that holds for this task."""
+        return split.of_rows if self.about_rows else split
+
+    def skipped(self, position: int, draw: int) -> int:
+        """How many of a user's oldest interactions a training example leaves out.
+
+        Args:
+            position: of the interaction that is asked about.
+            draw: the example's random number.
+        """
+        if self.last_targets is None:
+            return 0
+        return int(np.random.default_rng([3, draw]).integers(min(3, position - 1)))
 
     def asked(self, split: Split, user: int, position: int) -> Asked:
         """What is asked about one interaction, answer included, nothing drawn."""
@@ -116,7 +145,10 @@ SEQUENTIAL = Task(
     ),
     first_position=1,
     hides_repeats=False,
+    user_examples={"next_item": 5, "choice": 5, "yes_no": 10},
 )
+# The sequential task as P5's program trains it.
+LATE_SEQUENTIAL = replace(SEQUENTIAL, last_targets=3)
 RATING = Task(
     Family(
         name="rating",
@@ -124,28 +156,32 @@ RATING = Task(
         | ITEM_SLOTS
         | {"history", "latest", "rating", "star", "yes_no", "like_dislike"},
         answers={"stars": _STARS, "yes_no": _WHETHER_STAR, "like": _LIKE},
-    )
+    ),
+    about_rows=True,
 )
 EXPLANATION = Task(
     Family(
         name="explanation",
         slots=_USER_SLOTS | ITEM_SLOTS | {"history", "latest", "rating", "feature", "explanation"},
         answers={"sentence": _SENTENCE},
-    )
+    ),
+    about_rows=True,
 )
 REVIEW = Task(
     Family(
         name="review",
         slots=_USER_SLOTS | ITEM_SLOTS | {"history", "latest", "review", "summary", "rating"},
         answers={"stars": _STARS, "headline": _HEADLINE},
-    )
+    ),
+    about_rows=True,
 )
 DIRECT = Task(
     Family(
         name="direct",
         slots=_USER_SLOTS | ITEM_SLOTS | {"history", "latest", "candidates", "yes_no"},
         answers={"choice": _CHOICE, "yes_no": _WHETHER_ITEM},
-    )
+    ),
+    user_examples={"choice": 5, "yes_no": 10},
 )
 # Its items are told by what is known of them, and never by a code that another data set dealt out.
 ZERO_SHOT = Task(
@@ -155,7 +191,8 @@ ZERO_SHOT = Task(
         | (ITEM_SLOTS - {"item"})
         | {"rating", "like_dislike", "feature", "explanation"},
         answers={"like": _LIKE, "stars": _STARS, "sentence": _SENTENCE},
-    )
+    ),
+    about_rows=True,
 )
 # Whatever else is told of a user's history would show what is masked in it.
 DENOISING = Task(

@@ -125,3 +125,16 @@ def test_only_a_t5_can_be_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="expected a T5 or P5 model, found 'bert'"):
         build_model(P5Config(), str(tmp_path))
+
+
+def test_whole_words_may_be_known_in_training_alone() -> None:
+    left_out = lively(P5Config(**SHAPE, dropout_rate=0.0, whole_words_in_training_only=True))
+    known = P5ForConditionalGeneration(P5Config(**SHAPE, dropout_rate=0.0))
+    known.load_state_dict(left_out.state_dict())
+    inputs = {"input_ids": IDS, "attention_mask": MASK, "decoder_input_ids": TARGET}
+    for training in (True, False):
+        with torch.no_grad():
+            ours, theirs = (m.train(training)(**inputs).logits for m in (left_out, known))
+        assert torch.allclose(ours, theirs) == training
+    torch.nn.init.zeros_(known.encoder.whole_words.embedding.weight)
+    assert torch.equal(logits(left_out), logits(known))

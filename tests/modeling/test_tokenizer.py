@@ -192,6 +192,11 @@ def test_the_collator_pads_each_side_with_its_own_value() -> None:
     assert batch["task"].tolist() == [0, 2]
 
 
+def test_the_collator_cuts_long_sources_on_the_right_and_ends_them() -> None:
+    batch = Collator(_word_tokenizer(), longest=4).encode([[5, 6, 7, 8, 9, 1], [5, 6, 7, 1]])
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 1], [5, 6, 7, 1]]
+
+
 def test_a_frequent_word_is_one_piece_in_a_corpus_of_few_words() -> None:
     """Sentencepiece alone would cut "is": no other word begins like it."""
     tokenizer = train_tokenizer(["this is a film , and so is that"] * 200, 300)

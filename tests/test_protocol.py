@@ -1,0 +1,261 @@
+"""The switches between P5's program and this one, each by what it does alone."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import train
+from p5_t5.artifact import load_artifact
+from p5_t5.data.tables import write_tables
+from p5_t5.evaluation.audit import audit, baselines
+from p5_t5.evaluation.evaluator import Evaluator
+from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
+from p5_t5.prompting.mixture import Mixture
+from p5_t5.prompting.prompter import PromptSettings
+from p5_t5.protocol import CORRECTED, Protocol
+from tests.conftest import run_train
+
+FAMILIES = read_tasks(["sequential", "rating", "explanation", "review", "direct"])
+SWITCHES = list(asdict(CORRECTED))
+
+
+def corpus_of(folder: Path, item_ids: str = "atomic", **switches: bool) -> Corpus:
+    protocol = Protocol(**switches)
+    return read_corpus(
+        folder, FAMILIES, PromptSettings(), item_ids=item_ids, seed=42, protocol=protocol
+    )
+
+
+def mixture_of(corpus: Corpus) -> Mixture:
+    """Its prompts are cut into words."""
+    return Mixture(corpus, str.split, tokens_per_batch=400, batches_per_step=1, seed=0)
+
+
+def plan(mixture: Mixture) -> dict[str, np.ndarray]:
+    planned = mixture.epoch(0).examples.with_format(None)
+    return {name: np.array(planned[name]) for name in planned.column_names}
+
+
+def read(monkeypatch: pytest.MonkeyPatch, *options: str) -> train.Arguments:
+    monkeypatch.setattr(sys, "argv", ["train.py", *options])
+    return train.read_arguments()
+
+
+def test_a_protocol_sets_defaults_and_a_switch_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read(monkeypatch).protocol == CORRECTED
+    paper = read(monkeypatch, "--protocol", "paper")
+    assert paper.protocol == Protocol(**dict.fromkeys(SWITCHES, True))
+    assert paper.data.item_ids == "sequential"
+    assert "direct" in paper.tasks and paper.max_history > 10**6
+    own = ("--protocol=paper", "--rating_jitter=false", "--item_ids=collaborative")
+    mixed = read(monkeypatch, *own)
+    assert [name for name, on in asdict(mixed.protocol).items() if not on] == ["rating_jitter"]
+    assert mixed.data.item_ids == "collaborative"
+    alone = read(monkeypatch, "--late_targets", "--max_history=7")
+    assert alone.protocol == Protocol(late_targets=True) and alone.max_history == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--protocol=papr",), "--protocol must be corrected or paper, not 'papr'"),
+        (("--heldout_item_order",), "--item_ids atomic don't follow the histories"),
+        (("--protocol=paper", "--tasks=rating=2"), "--tasks rating=2: with --sampling_counts"),
+        (
+            ("--protocol=paper", "--whole_word_embeddings=false"),
+            "--whole_words_in_training_only needs --whole_word_embeddings",
+        ),
+    ],
+)
+def test_switches_that_could_do_nothing_are_refused(
+    monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(monkeypatch, *options)
+
+
+def test_a_report_names_the_protocol_and_every_switch() -> None:
+    assert CORRECTED.facts()["protocol"] == "corrected"
+    assert Protocol.paper().facts()["protocol"] == "paper"
+    mixed = Protocol(unconstrained_decoding=True).facts()
+    assert mixed["protocol"] == "mixed" and "unconstrained" in mixed["ranking"]
+    assert mixed["as_in_the_paper"] == {name: name == "unconstrained_decoding" for name in SWITCHES}
+    assert "at random, 80/10/10" in Protocol(random_row_split=True).facts()["split"]
+    assert "random" not in CORRECTED.facts()["split"]
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine users with six items each, none of them in common."""
+    rows = [(f"u{u}", f"{(17 * (6 * u + p)) % 54:02}") for u in range(9) for p in range(6)]
+    folder = tmp_path_factory.mktemp("strangers") / "made"
+    write_tables(folder, pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row"))
+    return folder
+
+
+def test_item_numbers_give_the_answer_away_or_do_not(strangers: Path) -> None:
+    given_away, hidden = [], []
+    for found, switch in ((given_away, True), (hidden, False)):
+        corpus = corpus_of(strangers, "sequential", heldout_item_order=switch)
+        numbers = np.array([int(text) for text in corpus.catalogue.code_texts])
+        taken = numbers[corpus.split.histories.items].reshape(9, 6)
+        found += (taken[:, -1] - taken[:, -2]).tolist()
+        if not switch:
+            assert taken[:, -2:].min() > taken[:, :-2].max()
+    assert given_away == [1] * 9
+    assert Counter(hidden)[1] < 5
+
+
+def test_rows_are_split_by_chance_apart_from_the_histories(toy: Path) -> None:
+    drawn, whole = corpus_of(toy, random_row_split=True), corpus_of(toy)
+    tasks = {task.name: task for task, _ in FAMILIES}
+    rows = {
+        part: np.stack(tasks["rating"].examples(drawn.split, part, ["rating"]), axis=1)
+        for part in ("train", "validation", "test")
+    }
+    total = len(drawn.split.histories.items)
+    shares = {part: len(found) / total for part, found in rows.items()}
+    assert shares == pytest.approx({"train": 0.8, "validation": 0.1, "test": 0.1}, abs=1e-3)
+    assert len(np.unique(np.concatenate(list(rows.values())), axis=0)) == total
+    assert audit(drawn.split)["told_targets"] == pytest.approx(0.8, abs=0.1)
+    assert audit(whole.split)["told_targets"] == 0
+    for name in ("sequential", "direct"):
+        for part in ("train", "test"):
+            ours, theirs = (tasks[name].examples(each.split, part) for each in (drawn, whole))
+            assert np.array_equal(ours, theirs)
+    found = [
+        baselines(each.split, [tasks["rating"]], each.of(tasks["rating"]), each.candidates)
+        for each in (drawn, whole)
+    ]
+    assert [each["rating"]["stars"]["user_mean"]["n"] for each in found] == [376, 200]
+
+
+def test_examples_are_counted_by_source_row_and_templates_drawn_evenly(toy: Path) -> None:
+    corpus = corpus_of(toy, sampling_counts=True)
+    mixture = mixture_of(corpus)
+    planned = plan(mixture)
+    counts = {task.name: int((planned["task"] == t).sum()) for t, task in enumerate(mixture.tasks)}
+    ratings, texts = (
+        max(len(task.examples(corpus.split, "train", t.needs)[0]) for t in corpus.of(task))
+        for task in (FAMILIES[1][0], FAMILIES[3][0])
+    )
+    assert counts == {
+        "sequential": 200 * 20,
+        "rating": ratings,
+        "explanation": counts["explanation"],
+        "review": texts,
+        "direct": 200 * 15,
+    }
+    assert mixture.shares == pytest.approx(np.array(list(counts.values())) / sum(counts.values()))
+    own = planned["task"] == 0
+    assert set(np.bincount(planned["user"][own])) == {20}
+    drawn = np.bincount(planned["template"][own])
+    assert drawn.min() > 0.7 * drawn.mean() and drawn.max() < 1.3 * drawn.mean()
+    by_weight = plan(mixture_of(corpus_of(toy)))
+    drawn = np.bincount(by_weight["template"][by_weight["task"] == 0])
+    assert drawn.min() < 0.3 * drawn.mean()
+
+
+def test_late_targets_are_the_last_three_of_training_and_histories_start_early(toy: Path) -> None:
+    corpus = corpus_of(toy, late_targets=True)
+    task = corpus.tasks[0][0]
+    users, positions = task.examples(corpus.split, "train")
+    training = np.diff(corpus.split.histories.offsets) - 2
+    for user in range(len(training)):
+        last = [p for p in range(2, training[user]) if p >= training[user] - 3]
+        assert positions[users == user].tolist() == last
+    whole = corpus_of(toy).split
+    assert np.array_equal(task.examples(corpus.split, "test"), task.examples(whole, "test"))
+
+    mixture = mixture_of(corpus)
+    planned = plan(mixture)
+    source = "Here is what user_"
+    starts: Counter[int] = Counter()
+    for row in np.flatnonzero(planned["task"] == 0)[:300].tolist():
+        words = mixture.epoch(0).examples[row]["input_ids"]
+        if " ".join(words).startswith(source):
+            user, position = int(planned["user"][row]), int(planned["position"][row])
+            state = corpus.split.histories.state(user, position)
+            codes = [corpus.catalogue.code_texts[i] for i in state.items.tolist()]
+            listed = [word for word in words if word.startswith("<item_")][::-1]
+            assert listed == codes[-len(listed) :] and len(listed) >= 2
+            starts[len(codes) - len(listed)] += 1
+    assert set(starts) == {0, 1, 2}
+
+
+def test_stars_are_jittered_in_training_alone(toy: Path) -> None:
+    seen: dict[bool, set[str]] = {}
+    for switch in (True, False):
+        corpus = corpus_of(toy, rating_jitter=switch)
+        mixture = mixture_of(corpus)
+        chosen = [t.id for t in mixture._templates[1]].index("1-6")
+        planned = plan(mixture)
+        rows = np.flatnonzero((planned["task"] == 1) & (planned["template"] == chosen))
+        epoch = mixture.epoch(0)
+        seen[switch] = {epoch.examples[row]["labels"][-1] for row in rows.tolist()}
+        rating = FAMILIES[1][0]
+        judged = corpus.candidates.asked(rating, rating.family.answers["stars"], 3, 4)
+        assert judged.rating in {1, 2, 3, 4, 5}
+        assert corpus.candidates.asked(
+            rating, rating.family.answers["yes_no"], 3, 4, draw=7
+        ).star in {1, 2, 3, 4, 5}
+    assert seen[False] == {"1", "2", "3", "4", "5"}
+    assert len(seen[True]) > 15
+    answers = {f"{value:g}" for value in corpus_of(toy, rating_jitter=True).answers}
+    assert seen[True] < answers and len(answers) == 41
+    assert corpus_of(toy).answers == [1, 2, 3, 4, 5]
+
+
+def test_jitter_refuses_half_stars(tmp_path: Path) -> None:
+    rows = {"user_id": ["u"] * 6, "item_id": list("abcdef"), "rating": [0.5, 1, 2, 3, 4, 5]}
+    write_tables(tmp_path / "half", pl.DataFrame(rows, strict=False))
+    with pytest.raises(ValueError, match=r"expects ratings of 1, .* the data has 0\.5"):
+        corpus_of(tmp_path / "half", rating_jitter=True)
+
+
+def test_templates_that_start_the_answer_are_left_out(toy: Path) -> None:
+    assert any(template.given for template in corpus_of(toy).templates)
+    corpus = corpus_of(toy, single_target_prompts=True)
+    assert not any(template.given for template in corpus.templates)
+    assert len(corpus.of(FAMILIES[0][0])) == 13
+
+
+def test_a_run_as_in_the_paper_says_so_and_is_saved_with_all_it_needs(
+    toy: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "paper"
+    done = run_train(
+        f"--dataset={toy}", f"--output_dir={output}", "--protocol=paper", "--max_train_steps=12",
+        "--evaluations=1", "--eval_examples=20", "--vocab_size=400", "--d_model=32", "--d_ff=64",
+        "--d_kv=8", "--tokens_per_batch=2000", "--candidate_users=2", "--candidates=20",
+        "--tasks", "sequential", "rating",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    model, tokenizer, knowledge = load_artifact(output)
+    assert knowledge.protocol == Protocol.paper()
+    assert not any(template.given for template in knowledge.templates)
+    for switch in SWITCHES:
+        assert f"- as_in_the_paper, {switch}: True" in done.stdout
+        assert f"- as_in_the_paper, {switch}: True" in (output / "README.md").read_text()
+
+    tasks = read_tasks(["sequential", "rating"])
+    corpus = read_corpus(
+        toy, tasks, knowledge.settings, item_ids="sequential", seed=42,
+        protocol=knowledge.protocol,
+    )  # fmt: skip
+    assert corpus.catalogue.codes == knowledge.catalogue.codes
+    evaluator = Evaluator(knowledge.predictor(model, tokenizer), corpus.prompter, corpus.split)
+    metrics = pl.read_json(output / "metrics.json")["test"][0]
+    reported = [t for t in corpus.reported() if t.id in ("2-13", "1-6", "2-11")]
+    found = evaluator.evaluate([task for task, _ in tasks], reported, "test")
+    for family, rows in found.items():
+        for id_, row in rows.items():
+            for name, value in row.items():
+                assert value == pytest.approx(metrics[family][id_][name], abs=1e-4), (id_, name)
