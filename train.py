@@ -30,7 +30,7 @@ from transformers import HfArgumentParser, pipeline
 
 import p5_t5  # noqa: F401 - registers the pipeline
 from p5_t5.arguments import DataArguments, ModelArguments, PredictArguments, TrainArguments
-from p5_t5.artifact import Knowledge, save_artifact
+from p5_t5.artifact import Knowledge, checkpoint_catalogue, save_artifact
 from p5_t5.checkpoints import RunFolder
 from p5_t5.data.sources import find_dataset
 from p5_t5.evaluation.evaluator import Evaluator
@@ -44,6 +44,7 @@ from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
 from p5_t5.prompting.mixture import Mixture
 from p5_t5.prompting.prompter import PromptSettings
+from p5_t5.prompting.tasks import DENOISING, SEQUENTIAL
 from p5_t5.protocol import Protocol
 from p5_t5.protocol import defaults as protocol_defaults
 from p5_t5.schedule import Progress, Schedule, most_steps
@@ -94,8 +95,9 @@ def main() -> None:
         accelerator = start(arguments)
         with accelerator.main_process_first():
             folder = find_dataset(arguments.data.dataset, HOME / "data")
-        corpus = prepare(arguments, folder)
-        model, words, mixture = build(arguments, corpus, accelerator.num_processes)
+        spoken = prepare(arguments, folder)
+        corpus = spoken.only(DENOISING) if arguments.train.stage == "pretrain" else spoken
+        model, words, mixture = build(arguments, spoken, corpus, accelerator.num_processes)
         model.to(accelerator.device)
         describe(accelerator, arguments, corpus, model)
         validation = judge(arguments, corpus, model, words)
@@ -121,7 +123,10 @@ def main() -> None:
         loop.folder.finish()
         print(f"\nTest\n\n{metrics_tables(metrics, corpus.heldout())}\n")
         print(f"Protocol\n\n{protocol_lines(metrics['protocol'])}\n")
-        show_recommendations(arguments)
+        if SEQUENTIAL in corpus.judged:
+            show_recommendations(arguments)
+        else:
+            print(f"saved to {arguments.output}: train.py --model_name_or_path {arguments.output}")
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -141,6 +146,8 @@ def read_arguments() -> Arguments:
         value = getattr(train, name)
         if value is not None and not value > 0:
             raise ValueError(f"--{name} must be above 0, not {value}")
+    if train.stage not in ("tasks", "pretrain"):
+        raise ValueError(f"--stage must be tasks or pretrain, not {train.stage!r}")
     if train.report_to not in ("tensorboard", "none"):
         raise ValueError(f"--report_to must be tensorboard or none, not {train.report_to!r}")
     if predict.report not in ("pairs", "all"):
@@ -204,11 +211,15 @@ def start(arguments: Arguments) -> Accelerator:
 
 
 def prepare(arguments: Arguments, folder: Path) -> Corpus:
-    """Reads the data and the prompts."""
-    data = arguments.data
+    """Reads the data and the prompts; items keep the codes of the P5 that training goes on from."""
+    data, checkpoint = arguments.data, arguments.model.model_name_or_path
+    tasks = read_tasks(arguments.tasks)
+    if arguments.train.stage == "pretrain":
+        # Restoring items is all that is taught, but a tokenizer learns the words of all tasks.
+        tasks = [*((task, share) for task, share in tasks if task != DENOISING), (DENOISING, 1.0)]
     return read_corpus(
         folder,
-        read_tasks(arguments.tasks),
+        tasks,
         PromptSettings(
             max_history=arguments.max_history,
             recent=data.recent,
@@ -223,17 +234,18 @@ def prepare(arguments: Arguments, folder: Path) -> Corpus:
         min_interactions=data.min_interactions,
         k_core=data.k_core,
         seed=arguments.train.seed,
+        known=checkpoint_catalogue(checkpoint) if checkpoint else None,
         protocol=arguments.protocol,
     )
 
 
 def build(
-    arguments: Arguments, corpus: Corpus, processes: int
+    arguments: Arguments, spoken: Corpus, corpus: Corpus, processes: int
 ) -> tuple[P5ForConditionalGeneration, WordTokenizer, Mixture]:
-    """Makes tokenizer, model and mixture."""
+    """Makes tokenizer, model and mixture: of what must be sayable, and of what is taught."""
     options, train = arguments.model, arguments.train
     checkpoint = options.model_name_or_path
-    tokenizer = make_tokenizer(corpus, checkpoint, options.vocab_size, train.seed)
+    tokenizer = make_tokenizer(spoken, checkpoint, options.vocab_size, train.seed)
     config = P5Config(
         vocab_size=len(tokenizer),
         d_model=options.d_model,

@@ -74,8 +74,9 @@ class ModelArguments:
 
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "a T5 checkpoint, a folder or a name on the Hub; a compact T5 is built "
-                  "from scratch if unset"},
+        metadata={"help": "a T5 or P5 checkpoint, a folder or a name on the Hub; a compact T5 is "
+                  "built from scratch if unset. A P5 keeps its item codes: the data must have the "
+                  "same items"},
     )  # fmt: skip
     vocab_size: int = field(
         default=2000, metadata={"help": "pieces of the tokenizer that is learnt from the prompts"}
@@ -100,6 +101,14 @@ class ModelArguments:
 class TrainArguments:
     """The training loop. Without any limit it ends after nine minutes or five epochs."""
 
+    stage: str = field(
+        default="tasks",
+        metadata={
+            "help": "tasks: train the mixture of --tasks; pretrain: restore masked items of "
+            "unlabelled histories alone (a new tokenizer learns the words of --tasks all the same),"
+            " then go on with --model_name_or_path OUTPUT"
+        },
+    )
     output_dir: str | None = field(
         default=None, metadata={"help": "the trained model's folder; outputs/<data set> if unset"}
     )

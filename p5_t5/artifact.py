@@ -23,7 +23,7 @@ from p5_t5.data.histories import Histories
 from p5_t5.data.item_ids import ItemCodes
 from p5_t5.decoding.predictor import Predictor
 from p5_t5.decoding.trie import Trie, build_trie
-from p5_t5.modeling.p5 import P5ForConditionalGeneration
+from p5_t5.modeling.p5 import P5ForConditionalGeneration, is_p5
 from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.prompting.prompter import Prompter, PromptSettings
 from p5_t5.prompting.tasks import TASKS
@@ -213,6 +213,16 @@ def find_artifact(name_or_path: str) -> Path:
         folder = Path(snapshot_download(name_or_path))
     _check_complete(folder)
     return folder
+
+
+def checkpoint_catalogue(name_or_path: str) -> Catalogue | None:
+    """The items and codes of a P5 that training goes on from; any other T5 has none.
+
+    Raises:
+        ValueError: there is no T5, or a P5 whose folder is not whole.
+    """
+    recover_folder(Path(name_or_path))
+    return Knowledge.load(find_artifact(name_or_path)).catalogue if is_p5(name_or_path) else None
 
 
 def load_artifact(

@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from tests.conftest import REPOSITORY, run_train
 
@@ -82,6 +85,9 @@ def test_every_family_trains_and_is_judged(toy: Path, tmp_path: Path) -> None:
         (("--tasks=sequentail",), "unknown task 'sequentail'"),
         (("--item_ids=semantik",), "semantik"),
         (("--max_train_steps=0",), "--max_train_steps must be above 0"),
+        (("--stage=some",), "--stage must be tasks or pretrain, not 'some'"),
+        (("--stage=pretrain", "--max_history=1"), "max_history must be at least 2"),
+        (("--model_name_or_path=no/such/model",), "no/such/model: no model can be read there"),
         (("--report=some",), "--report must be pairs or all, not 'some'"),
         (("--candidates=1",), "--candidates must be at least 2"),
         (("--tasks=zero-shot",), "none of the tasks zero-shot can be learnt"),
@@ -133,6 +139,72 @@ def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(toy: Path, tmp_pat
     assert (killed / weights).read_bytes() == (whole / weights).read_bytes()
     ours, theirs = (json.loads((f / "metrics.json").read_text()) for f in (killed, whole))
     assert ours["test"] == theirs["test"]
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory, toy: Path) -> Path:
+    """A model that has restored masked items of the made world for a few steps."""
+    folder = tmp_path_factory.mktemp("pretrained") / "model"
+    done = run_train(
+        f"--dataset={toy}", f"--output_dir={folder}", *SMALL, "--stage=pretrain",
+        "--max_train_steps=8", "--tasks", "sequential=2", "rating", "denoising=7",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "validation denoising ndcg@10" in done.stderr + done.stdout
+    assert f"train.py --model_name_or_path {folder}" in done.stdout
+    return folder
+
+
+def test_pretraining_restores_items_and_learns_no_labelled_task(pretrained: Path) -> None:
+    metrics = json.loads((pretrained / "metrics.json").read_text())
+    assert {task: set(rows) for task, rows in metrics["test"].items()} == {
+        "denoising": {"mend-1", "mend-5"}
+    }
+    assert metrics["test"]["denoising"]["mend-1"]["n"] == 200
+    assert "popularity" in metrics["baselines"]["denoising"]["masked_items"]
+    known = json.loads((pretrained / "p5.json").read_text())
+    assert list(known["best_templates"]) == ["denoising"]
+    # The words of the tasks to come are whole all the same.
+    tokenizer = AutoTokenizer.from_pretrained(pretrained)
+    assert {"▁user_", "▁Go", "▁stars"} <= set(tokenizer.get_vocab())
+
+
+def test_a_run_goes_on_from_a_pretrained_folder(
+    pretrained: Path, toy: Path, tmp_path: Path
+) -> None:
+    """At a rate of almost nothing the weights are still those of the folder, item by item."""
+    output = tmp_path / "model"
+    done = run_train(
+        f"--dataset={toy}", f"--output_dir={output}", *SMALL, "--max_train_steps=2", "--seed=7",
+        f"--model_name_or_path={pretrained}", "--learning_rate=1e-9", "--tasks", "sequential",
+        "rating", "denoising",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads((output / "metrics.json").read_text())["test"]) == {
+        "sequential", "rating", "denoising",
+    }  # fmt: skip
+    for name in ("tokenizer.json", "item_codes.json"):
+        assert (output / name).read_bytes() == (pretrained / name).read_bytes()
+    before, after = (load_file(folder / "model.safetensors") for folder in (pretrained, output))
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, rtol=0, atol=1e-6)
+
+
+def test_a_folder_with_other_items_or_codes_is_refused(
+    pretrained: Path, toy: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    rows = "".join(f"u{u},i{(u + p) % 9}\n" for u in range(9) for p in range(5))
+    (other / "interactions.csv").write_text(f"user_id,item_id\n{rows}")
+    for options, message in (
+        ((f"--dataset={other}",), "the checkpoint has 120 items, not the 9 of the data set"),
+        ((f"--dataset={toy}", "--item_ids=random"), "go on with --item_ids atomic"),
+    ):
+        done = run_train(*options, f"--model_name_or_path={pretrained}")
+        assert done.returncode == 1
+        assert message in done.stderr and done.stderr.count("error:") == 1
 
 
 def test_two_cpu_processes_train_one_model(toy: Path, tmp_path: Path) -> None:

@@ -110,6 +110,22 @@ class Catalogue:
                 rows.setdefault(title.casefold(), []).append(row)
         return rows
 
+    def codes_of(self, item_ids: Sequence[str]) -> ItemCodes:
+        """The codes of the same items in another order.
+
+        Raises:
+            ValueError: they are not the items of this catalogue.
+        """
+        unknown = [item_id for item_id in item_ids if item_id not in self._row_of_id]
+        if unknown or len(item_ids) != len(self):
+            lacks = f" ({unknown[0]!r} is one of {len(unknown):,} it lacks)" if unknown else ""
+            raise ValueError(
+                f"the checkpoint has {len(self):,} items, not the {len(item_ids):,} of the data set"
+                f"{lacks}; item codes and their weights can't be kept"
+            )
+        pieces = tuple(self.codes.pieces[self._row_of_id[item_id]] for item_id in item_ids)
+        return ItemCodes(self.codes.scheme, pieces)
+
     def find(self, text: str) -> int:
         """The row of an item given by its id or its title.
 

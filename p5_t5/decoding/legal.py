@@ -82,14 +82,17 @@ class LegalLeaves:
         request, rows = (column.to(device) for column in pairs(lists, items))
         if not len(request):
             return self
-        keys = (request * (items + 1) + self.trie.leaf_of[rows]).unique()
-        request, leaf = keys // (items + 1), keys % (items + 1)
+        leaf = self.trie.leaf_of[rows].long()
         total = torch.full((len(lists),), items, device=device)
         if self.counts is not None:
-            own = request if len(self.counts) > 1 else torch.zeros_like(request)
-            allowed = self.counts[own, leaf + 1] > self.counts[own, leaf]
-            keys, request = keys[allowed], request[allowed]
+            # What isn't allowed anyway is most of it, where little is.
+            counts = self.counts.flatten()
+            place = leaf + (request * (items + 1) if len(self.counts) > 1 else 0)
+            allowed = counts[place + 1] > counts[place]
+            request, leaf = request[allowed], leaf[allowed]
             total = self.counts[:, -1].expand(len(lists)).long()
+        keys = (request * (items + 1) + leaf).unique()
+        request = keys // (items + 1)
         empty = total == request.bincount(minlength=len(lists))
         if bool(empty.any()):
             raise ValueError(f"request {int(empty.int().argmax())} allows no item at all")

@@ -192,6 +192,22 @@ class P5ForConditionalGeneration(_Initialised, T5ForConditionalGeneration):
             self.encoder.whole_words.starts = starts
 
 
+def is_p5(checkpoint: str) -> bool:
+    """Whether a checkpoint, a folder or a name on the Hub, is a P5 and no other T5.
+
+    Raises:
+        ValueError: there is no such model, or it is not a T5.
+    """
+    try:
+        given = AutoConfig.from_pretrained(checkpoint)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{checkpoint}: no model can be read there: {reason}") from error
+    if not isinstance(given, T5Config):
+        raise ValueError(f"{checkpoint}: expected a T5 or P5 model, found {given.model_type!r}")
+    return isinstance(given, P5Config)
+
+
 def build_model(config: P5Config, checkpoint: str | None = None) -> P5ForConditionalGeneration:
     """A model from scratch, or one that starts from the weights of a T5 checkpoint.
 
@@ -204,14 +220,12 @@ def build_model(config: P5Config, checkpoint: str | None = None) -> P5ForConditi
     """
     if checkpoint is None:
         return P5ForConditionalGeneration(config)
-    given = AutoConfig.from_pretrained(checkpoint)
-    if not isinstance(given, T5Config):
-        raise ValueError(f"{checkpoint}: expected a T5 or P5 model, found {given.model_type!r}")
-    kind = P5ForConditionalGeneration if isinstance(given, P5Config) else T5ForConditionalGeneration
+    kind = P5ForConditionalGeneration if is_p5(checkpoint) else T5ForConditionalGeneration
     theirs = kind.from_pretrained(checkpoint)
     # T5 1.0 ties its output layer and scales what enters it; 1.1 does neither. Only the loaded
     # weights say it for sure, as the configuration claims a tie for both.
     same = torch.equal(theirs.lm_head.weight, theirs.shared.weight)
+    given = theirs.config
     ours_alone = ("whole_word_embeddings", "whole_words_in_training_only")
     left_out = ("model_type", "architectures", "tie_lm_head", *ours_alone)
     fields = {name: value for name, value in given.to_dict().items() if name not in left_out}

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Tokenizer
 from transformers.tokenization_utils_base import AddedToken
 
 from p5_t5.data.item_ids import ItemCodes
+from p5_t5.prompting.span_corruption import SENTINELS
 
 # Pieces are at most so long, and are sought among so many candidates from so many words.
 _LONGEST_PIECE, _SEEDS, _SEED_WORDS = 16, 200_000, 100_000
@@ -33,7 +34,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     be written.
 
     Args:
-        texts: training text; words of item tokens are best left out of it.
+        texts: training text without sentinels; words of item tokens are best left out of it.
         vocab_size: at most so many pieces, before T5's 100 sentinels.
     """
     alphabet = [" ".join(string.digits + string.ascii_letters + string.punctuation)] * 3
@@ -45,8 +46,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         _train(lines, str(seeds), vocab_size, model)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))]
-    vocabulary += [(f"<extra_id_{i}>", 0.0) for i in range(99, -1, -1)]
-    return T5Tokenizer(vocab=vocabulary, extra_ids=100)
+    vocabulary += [(sentinel, 0.0) for sentinel in reversed(SENTINELS)]
+    return T5Tokenizer(vocab=vocabulary, extra_ids=len(SENTINELS))
 
 
 def _seeds(lines: Sequence[str]) -> str:
@@ -107,13 +108,40 @@ def add_item_tokens(tokenizer: PreTrainedTokenizerBase, codes: ItemCodes) -> Non
     tokenizer.add_tokens(tokens)
 
 
+def check_item_tokens(tokenizer: PreTrainedTokenizerBase, codes: ItemCodes) -> None:
+    """Makes sure that the tokenizer of a trained P5 has the tokens of its item codes.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    missing = set(codes.new_tokens) - set(tokenizer.get_vocab())
+    if missing:
+        raise ValueError(f"the tokenizer has no item token {min(missing)!r}, as its codes want")
+
+
+def check_sentinels(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Makes sure that masked spans can be written.
+
+    Raises:
+        ValueError: one of T5's sentinels is not a token of its own.
+    """
+    known = tokenizer.get_vocab()
+    for sentinel in SENTINELS:
+        if tokenizer(sentinel, add_special_tokens=False)["input_ids"] != [known.get(sentinel)]:
+            raise ValueError(
+                f"the tokenizer has no token {sentinel!r}: masking spans of a history needs T5's "
+                f"{len(SENTINELS)} sentinels"
+            )
+
+
 def word_starts(tokenizer: PreTrainedTokenizerBase, codes: ItemCodes) -> npt.NDArray[np.bool_]:
     """Which tokens start a word, by P5's whole-word rule, shape (vocabulary,).
 
-    All pieces of one item code count as one word. Special tokens start none.
+    All pieces of one item code count as one word, and so does a sentinel, which stands for items.
+    Other special tokens start none.
     """
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    first = set(codes.new_tokens) - codes.continuation_tokens
+    first = set(codes.new_tokens) - codes.continuation_tokens | set(SENTINELS)
     return np.array([piece.startswith("▁") or piece in first for piece in pieces], dtype=bool)
 
 

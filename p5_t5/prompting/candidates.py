@@ -1,4 +1,4 @@
-"""What a question puts forward beside the truth, or in its place: other items, another star.
+"""What is drawn for a prompt: other items, another star, the masked spans of a history.
 
 Negatives are drawn evenly from the items outside the user's whole history, held-out items
 included. While training they follow from the number that each example draws; when a model is
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from p5_t5.data.splits import Split
 from p5_t5.prompting.prompter import Asked, PromptSettings
 from p5_t5.prompting.rating_jitter import jittered
+from p5_t5.prompting.span_corruption import span_mask
 from p5_t5.prompting.tasks import Task
 from p5_t5.prompting.templates import AnswerKind
 
@@ -65,9 +66,12 @@ class Candidates:
             return replace(asked, rating=jittered(asked.rating, draw))
         if kind.form == "choice":
             return replace(asked, candidates=self.among(user, asked.item, draw))
+        generator = _generator(user, draw)
+        if kind.corrupts:
+            length = min(position + 1, self.settings.max_history)
+            return replace(asked, mask=span_mask(length, generator))
         if kind.proposes is None:
             return asked
-        generator = _generator(user, draw)
         agreed = bool(generator.random() < 0.5)
         if kind.proposes == "item":
             others = self._negatives(user, 1, generator)

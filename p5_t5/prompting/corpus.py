@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -80,6 +80,17 @@ class Corpus:
         """The tasks that are judged: those that are taught, then the others."""
         return [*(task for task, _ in self.tasks), *self.untaught]
 
+    def only(self, task: Task) -> Corpus:
+        """The same data and templates, to teach and judge one task alone.
+
+        Raises:
+            ValueError: the data can't teach it.
+        """
+        if task not in [taught for taught, _ in self.tasks]:
+            reasons = [note for note in self.notes if f"task {task.name} left out" in note]
+            raise ValueError(reasons[0] if reasons else f"the task {task.name} was not asked for")
+        return replace(self, tasks=[(task, 1.0)], untaught=())
+
     def of(self, task: Task) -> list[PromptTemplate]:
         """The templates of a task."""
         return [template for template in self.templates if template.family == task.name]
@@ -130,6 +141,7 @@ def read_corpus(
     min_interactions: int = 3,
     k_core: int = 0,
     seed: int = 0,
+    known: Catalogue | None = None,
     protocol: Protocol = CORRECTED,
 ) -> Corpus:
     """Reads, checks and splits a data set, numbers its items and finds the prompts for it.
@@ -144,15 +156,29 @@ def read_corpus(
         min_interactions: users with fewer are left out.
         k_core: users and items with fewer are left out, again and again.
         seed: of the item codes, and of a random split of rows.
+        known: the catalogue of a trained model, whose codes are kept.
         protocol: where training and judging follow P5's program.
 
     Raises:
-        ValueError: anything is wrong with the tables or templates, or no task can be taught.
+        ValueError: anything is wrong with the tables or templates, or no task can be taught; or
+            the known catalogue has other items or codes of another scheme.
     """
+    if settings.max_history < 2 and any(task.corrupts for task, _ in tasks):
+        raise ValueError(
+            f"max_history must be at least 2 to mask items of a history, not {settings.max_history}"
+        )
     tables = read_tables(folder, min_interactions=min_interactions, k_core=k_core)
     split = leave_one_out(tables, row_seed=seed if protocol.random_row_split else None)
-    known = split.all_histories() if protocol.heldout_item_order else split.train_histories()
-    codes = assign_item_ids(item_ids, *known, len(tables.items), seed=seed, branching=branching)
+    if known is None:
+        seen = split.all_histories() if protocol.heldout_item_order else split.train_histories()
+        codes = assign_item_ids(item_ids, *seen, len(tables.items), seed=seed, branching=branching)
+    elif known.codes.scheme == item_ids:
+        codes = known.codes_of(tables.items["item_id"].to_list())
+    else:
+        raise ValueError(
+            f"the checkpoint writes items as {known.codes.scheme}, not as {item_ids}: go on with "
+            f"--item_ids {known.codes.scheme}"
+        )
     catalogue = Catalogue(tables.items, codes)
     prompter = Prompter(catalogue, settings)
     notes = [*tables.notes, *_size(split, catalogue)]

@@ -23,6 +23,7 @@ from p5_t5.prompting.sampling import (
     draw_rows,
     draw_users,
 )
+from p5_t5.prompting.span_corruption import span_counts
 from p5_t5.prompting.tasks import Task
 from p5_t5.prompting.templates import PromptTemplate
 
@@ -51,11 +52,15 @@ class Epoch:
 
 @dataclass(frozen=True)
 class _Lengths:
-    """Tokens of a template: without its lists and its review, and of one item and one word."""
+    """Tokens of a template: without its lists and its review, and of an item and a word in these.
+
+    A target can have less between its items than a source.
+    """
 
     source: float
     target: float
     item: float
+    answered: float
     word: float
 
 
@@ -211,6 +216,10 @@ class Mixture:
         template = self._templates[t][m]
         settings = self._prompter.settings
         kept = np.minimum(positions, settings.max_history)
+        if "masked" in template.slots:
+            kept = np.minimum(positions + 1, settings.max_history)
+            masked, spans = span_counts(kept)
+            return kept - masked + spans, masked + spans, np.zeros_like(kept)
         cut, none = np.zeros_like(kept), np.zeros_like(kept)
         if "recent" in template.slots:
             cut = draws % (np.minimum(kept, settings.max_recent) + 1)
@@ -238,7 +247,8 @@ class Mixture:
         written, cut, words = self._written(t, m, users, positions, draws)
         codes = self._prompter.catalogue.code_texts
         some = [codes[i] for i in generator.integers(0, len(codes), _SAMPLES_A_TEMPLATE)]
-        item = len(self._encode(template.separator.join(some))) / len(some)
+        separators = template.separator, " " if "spans" in template.slots else template.separator
+        item, answered = (len(self._encode(s.join(some))) / len(some) for s in separators)
         examples = zip(users.tolist(), positions.tolist(), draws.tolist(), strict=True)
         prompts = [self._prompt(t, m, *example) for example in examples]
         source = np.array([len(self._encode(prompt.source)) for prompt in prompts])
@@ -248,8 +258,9 @@ class Mixture:
         word = float(source.sum() / plain.sum()) if words.any() else 0.0
         return _Lengths(
             source=float((source - written * item - words * word).mean()),
-            target=float((target - cut * item).mean()),
+            target=float((target - cut * answered).mean()),
             item=item,
+            answered=answered,
             word=word,
         )
 
@@ -261,7 +272,7 @@ class Mixture:
             asked = (plan[name][own] for name in ("user", "position", "draw"))
             written, cut, words = self._written(t, m, *asked)
             source[own] = lengths.source + written * lengths.item + words * lengths.word
-            target[own] = lengths.target + cut * lengths.item
+            target[own] = lengths.target + cut * lengths.answered
         return np.ceil(source).astype(np.int64), np.ceil(target).astype(np.int64)
 
     def _batches(

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.histories import Histories, UserState
-from p5_t5.prompting.templates import WORDS, PromptTemplate
+from p5_t5.prompting.span_corruption import corrupt
+from p5_t5.prompting.templates import CODE_SLOTS, WORDS, PromptTemplate
 
 _SPACE_OR_BRACKET = re.compile(r"[\s<>]+")
 
@@ -53,6 +54,7 @@ class Asked:
         candidates: the catalogue's rows that a choice is among, in the order of the prompt.
         star: the stars that a question puts forward.
         agreed: whether what a question puts forward is the truth.
+        mask: which items of the history up to the asked one are masked, shape (items written,).
     """
 
     item: int | None = None
@@ -64,6 +66,7 @@ class Asked:
     candidates: npt.NDArray[np.int64] | None = None
     star: float | None = None
     agreed: bool | None = None
+    mask: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Prompter:
 
     def available(self, histories: Histories, texts: Mapping[str, object]) -> frozenset[str]:
         """The slots that a data set can fill; ``texts`` are its text columns."""
-        slots = {"user", "user_name", "item", "history", "latest", "recent", "candidates", "yes_no"}
+        slots = {"user", "user_name", "item", "yes_no"} | CODE_SLOTS
         slots |= {*self._columns, *texts}
         slots |= {f"user_{column}" for column in histories.profiles}
         if histories.has_ratings:
@@ -180,6 +183,8 @@ class Prompter:
             if slot == "latest":
                 part = part[::-1]
             return template.separator.join([self._codes[i] for i in part.tolist()])
+        if slot in ("masked", "spans"):
+            return self._corrupted(slot, template, state, asked)
         if slot in _USER_SLOTS:
             return _USER_SLOTS[slot](self, state)
         if slot.startswith("user_"):
@@ -193,6 +198,18 @@ class Prompter:
         if slot == "item":
             return self._codes[asked.item]
         return self._columns[slot][asked.item] if slot in self._columns else None
+
+    def _corrupted(
+        self, slot: str, template: PromptTemplate, state: UserState, asked: Asked
+    ) -> str | None:
+        """The history with its masked spans, or these without the newest item, the answer."""
+        if asked.mask is None:
+            return None
+        before = state.items[len(state.items) - len(asked.mask) + 1 :]
+        # The asked item is masked and left out, so it need not be known.
+        source, target = corrupt([*(self._codes[i] for i in before.tolist()), ""], asked.mask)
+        # Between the masked items nothing stands: the sentinels part them.
+        return template.separator.join(source) if slot == "masked" else " ".join(target[:-1])
 
     def liked(self, state: UserState) -> list[int]:
         """The items that a user liked, oldest first; all of them where there are no stars."""

@@ -62,6 +62,11 @@ class Task:
         """The family's name."""
         return self.family.name
 
+    @property
+    def corrupts(self) -> bool:
+        """Whether its prompts mask spans of a history, and so write T5's sentinels."""
+        return any(kind.corrupts for kind in self.family.answers.values())
+
     def kind(self, template: PromptTemplate) -> AnswerKind:
         """The kind of answer that one of its templates asks for."""
         return self.family.answers[template.answer]
@@ -189,8 +194,20 @@ ZERO_SHOT = Task(
     ),
     about_rows=True,
 )
+# Whatever else is told of a user's history would show what is masked in it.
+DENOISING = Task(
+    Family(
+        name="denoising",
+        slots=frozenset({"user", "masked", "spans", "item"}),
+        answers={"masked_items": AnswerKind("item", "item", ("ndcg@10", True), corrupts=True)},
+        open_slots=("user_",),
+    ),
+    first_position=1,
+    hides_repeats=False,
+)
 TASKS: Mapping[str, Task] = {
-    task.name: task for task in (SEQUENTIAL, RATING, EXPLANATION, REVIEW, DIRECT, ZERO_SHOT)
+    task.name: task
+    for task in (SEQUENTIAL, RATING, EXPLANATION, REVIEW, DIRECT, ZERO_SHOT, DENOISING)
 }
 
 

@@ -53,12 +53,15 @@ class AnswerKind:
         metric: the metric that judges it first, and whether higher is better.
         proposes: what a question puts forward, which is the truth half of the time and drawn
             otherwise: an item or a star.
+        corrupts: whether spans of the history are masked, the newest item among them, which is the
+            answer; the other masked items are given at prediction.
     """
 
     slot: str
     form: AnswerForm
     metric: tuple[str, bool]
     proposes: Literal["item", "star"] | None = None
+    corrupts: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,12 @@ class Family:
 
 # Slots whose value is made of item codes. A code is always a word of its own, so that it is cut
 # into the same tokens wherever it stands.
-CODE_SLOTS = frozenset({"item", "history", "latest", "recent", "candidates"})
+CODE_SLOTS = frozenset({"item", "history", "latest", "recent", "candidates", "masked", "spans"})
 # Slots that describe the item of a question, besides {item_COLUMN}.
 ITEM_SLOTS = frozenset({"item", "title", "categories", "brand", "price", "description"})
+
+# How the masked spans of a history are written: all but the newest item, and the whole.
+_SPANS, _RESTORED = "{spans} ", "{spans} {item}"
 
 # Slots that can be filled only where the interaction has a value in a column.
 _COLUMNS: Mapping[str, str] = {
@@ -330,13 +336,24 @@ def _check_answer(where: str, template: PromptTemplate, family: Family) -> None:
         )
     if told := sorted(s for s in template.source_slots if _tells(s, kind)):
         raise ValueError(f"{where}: {{{told[0]}}} tells the answer to {template.answer!r}")
-    drawn = {"candidates": kind.form == "choice", "star": kind.proposes == "star"}
+    drawn = {
+        "candidates": kind.form == "choice",
+        "star": kind.proposes == "star",
+        "masked": kind.corrupts,
+    }
     for name, wanted in drawn.items():
         if wanted != (name in template.source_slots):
             must = "must" if wanted else "must not"
             raise ValueError(
                 f"{where}: the source {must} have {{{name}}} with the answer {template.answer!r}"
             )
+    if kind.corrupts and (template.target, template.given) != (_RESTORED, _SPANS):
+        raise ValueError(
+            f"{where}: with the answer {template.answer!r} 'target' must be {_RESTORED!r} and "
+            f"'given' {_SPANS!r}"
+        )
+    if any(asked == "spans" for _, asked in template.source_parts):
+        raise ValueError(f"{where}: {{spans}} tells the answer to {template.answer!r}")
     if not template.target.startswith(template.given):
         raise ValueError(f"{where}: 'given' must be the beginning of 'target', word for word")
     if template.given and not template.given[-1].isspace():

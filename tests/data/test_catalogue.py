@@ -139,6 +139,28 @@ def test_no_categories_at_all(columns: dict[str, Any]) -> None:
     assert known.category_matrix.shape == (2, 0)
 
 
+def test_the_same_items_keep_their_codes_in_any_order() -> None:
+    turned = catalogue().codes_of(["tt3", "tt1", "tt5", "tt2", "tt4"])
+    assert turned.texts == tuple(f"<item_{row}>" for row in (2, 0, 4, 1, 3))
+    assert turned.scheme == "atomic"
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (
+            [*IDS[:4], "new"],
+            r"5 items, not the 5 of the data set \('new' is one of 1 it lacks",
+        ),
+        ([*IDS, "tt6", "tt7"], r"5 items, not the 7 .*'tt6' is one of 2"),
+        (IDS[:3], "5 items, not the 3 of the data set; item codes"),
+    ],
+)
+def test_other_items_do_not_take_their_codes(ids: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        catalogue().codes_of(ids)
+
+
 def test_rows_ids_and_codes_agree() -> None:
     known = catalogue()
     assert len(known) == 5

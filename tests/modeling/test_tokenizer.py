@@ -13,11 +13,14 @@ from p5_t5.modeling.collator import Collator
 from p5_t5.modeling.tokenizer import (
     WordTokenizer,
     add_item_tokens,
+    check_item_tokens,
+    check_sentinels,
     train_tokenizer,
     word_starts,
 )
 from p5_t5.prompting.corpus import read_corpus, read_tasks
 from p5_t5.prompting.prompter import PromptSettings
+from p5_t5.prompting.span_corruption import SENTINELS
 
 MOVIELENS_ITEMS = 1682
 
@@ -84,6 +87,7 @@ def test_the_same_on_movielens_100k_itself(scheme: str) -> None:
         st.one_of(
             st.from_regex(r"[a-zA-Z0-9,.!?'_()-]{1,12}", fullmatch=True),
             st.sampled_from(["<a_1>", "<b_2>", "<a_1><b_2>", "user_<a_0>", "</s>", "12", "→"]),
+            st.sampled_from(["<extra_id_0>", "<extra_id_99>"]),
         )
     )
 )
@@ -146,6 +150,32 @@ def test_an_item_token_that_is_text_already_is_refused() -> None:
     add_item_tokens(tokenizer, made_codes("atomic"))
     with pytest.raises(ValueError, match="already has the item token"):
         add_item_tokens(tokenizer, made_codes("atomic"))
+
+
+def test_sentinels_are_tokens_and_words_of_their_own(tokenizer: PreTrainedTokenizerBase) -> None:
+    codes = made_codes("collaborative")
+    add_item_tokens(tokenizer, codes)
+    check_sentinels(tokenizer)
+    assert len(set(tokenizer.convert_tokens_to_ids(list(SENTINELS)))) == len(SENTINELS) == 100
+    ids = WordTokenizer(tokenizer).encode("<a_1><b_2> <extra_id_0> <extra_id_99> <a_3><b_4>")
+    pieces = ["<a_1>", "<b_2>", "<extra_id_0>", "<extra_id_99>", "<a_3>", "<b_4>", "</s>"]
+    assert tokenizer.convert_ids_to_tokens(ids) == pieces
+    assert np.cumsum(word_starts(tokenizer, codes)[ids])[:-1].tolist() == [1, 1, 2, 3, 4, 4]
+
+
+def test_a_tokenizer_without_sentinels_is_refused() -> None:
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), ("a", -1.0)]
+    with pytest.raises(ValueError, match="has no token '<extra_id_0>'.*T5's 100 sentinels"):
+        check_sentinels(T5Tokenizer(vocab=pieces, extra_ids=0))
+
+
+def test_a_tokenizer_without_the_item_tokens_is_no_p5s() -> None:
+    tokenizer = compact()
+    codes = made_codes("atomic")
+    with pytest.raises(ValueError, match="has no item token '<item_0>'"):
+        check_item_tokens(tokenizer, codes)
+    add_item_tokens(tokenizer, codes)
+    check_item_tokens(tokenizer, codes)
 
 
 def test_the_collator_pads_each_side_with_its_own_value() -> None:

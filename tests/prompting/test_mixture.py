@@ -313,7 +313,7 @@ def test_no_rendered_example_holds_a_held_out_item(lengths: list[int], seed: int
     interactions = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
     tables = check_tables("made", interactions.with_columns(rating=pl.lit(4.0)))
     split, prompter = leave_one_out(tables), prompter_of(tables)
-    shares = {"sequential": 2.0, "rating": 1.0, "direct": 1.0}
+    shares = {"sequential": 2.0, "rating": 1.0, "direct": 1.0, "denoising": 2.0}
     made = mixture((split, prompter), shares, seed=seed, encode=str.split)
     codes = np.array(prompter.catalogue.code_texts)
     ends = split.histories.offsets[1:]

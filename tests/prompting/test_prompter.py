@@ -221,6 +221,7 @@ ASKED = Asked(
     candidates=np.array([5, 3, 9]),
     star=2.0,
     agreed=False,
+    mask=np.array([False, False, True]),
 )
 
 
@@ -319,6 +320,7 @@ def test_the_slots_that_data_can_fill() -> None:
     )
     made = prompter(year=[1990] * 12)
     always = {"user", "user_name", "item", "history", "latest", "recent", "candidates", "yes_no"}
+    always |= {"masked", "spans"}
     of_items = {"title", "categories", "item_year"}
     from_items = {"favourite_categories", "liked_titles", "history_titles"}
     from_stars = {"rating", "average_rating", "star", "like_dislike"}

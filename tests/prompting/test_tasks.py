@@ -158,8 +158,9 @@ def test_bare_interactions_leave_the_templates_that_need_no_more() -> None:
     codes = assign_item_ids("random", *split.train_histories(), 4, seed=0)
     prompter = Prompter(Catalogue(pl.DataFrame({"item_id": list("wxyz")}), codes), PromptSettings())
     kept, notes = usable(SHIPPED, prompter.available(split.histories, split.texts))
-    assert {family for family, _ in kept} == {"sequential", "direct"}
+    assert {family for family, _ in kept} == {"sequential", "direct", "denoising"}
     said = {"user", "user_name", "item", "history", "latest", "recent", "candidates", "yes_no"}
+    said |= {"masked", "spans"}
     assert all(t.slots <= said for t in kept.values())
     assert {("direct", "5-2"), ("direct", "5-7"), ("sequential", "2-12")} <= set(kept)
     assert len(kept) + len(notes) == len(SHIPPED)

@@ -28,6 +28,7 @@ FAMILIES = {
     "all": Family(
         name="all",
         slots=frozenset({"user", "item", "title", "candidates", "star", "rating", "yes_no"})
+        | {"masked", "spans"}
         | {"like_dislike", "review", "summary"},
         answers={
             "choice": AnswerKind("item", "choice", NDCG),
@@ -35,6 +36,7 @@ FAMILIES = {
             "star": AnswerKind("yes_no", "words", AUC, proposes="star"),
             "like": AnswerKind("like_dislike", "words", AUC),
             "headline": AnswerKind("summary", "text", ("bleu-2", True)),
+            "gaps": AnswerKind("item", "item", NDCG, corrupts=True),
         },
     ),
 }
@@ -200,6 +202,27 @@ def test_a_question_puts_forward_what_its_answer_is_about_and_tells_no_more(
     tmp_path: Path, template: dict[str, Any], cure: str
 ) -> None:
     message = refused(save(tmp_path / "own.json", [template], "all"))
+    assert "template 'a'" in message and cure in message
+
+
+@pytest.mark.parametrize(
+    ("changed", "cure"),
+    [
+        ({"source": "{user}"}, "must have {masked} with the answer 'gaps'"),
+        ({"source": "{masked} {spans}"}, "{spans} tells the answer to 'gaps'"),
+        ({"source": "{masked} {title}"}, "{title} tells the answer to 'gaps'"),
+        ({"target": "{item}", "given": ""}, "'target' must be '{spans} {item}' and 'given'"),
+        ({"given": ""}, "'given' '{spans} '"),
+        ({"answer": "choice", "source": "{candidates} {masked}"}, "must not have {masked}"),
+    ],
+)
+def test_masked_items_are_all_restored_and_never_told(
+    tmp_path: Path, changed: dict[str, Any], cure: str
+) -> None:
+    gaps = asking("gaps", "{user} {masked}", "item")
+    gaps |= {"target": "{spans} {item}", "given": "{spans} "}
+    assert only(tmp_path, gaps, "all").source_slots == {"user", "masked", "spans"}
+    message = refused(save(tmp_path / "own.json", [gaps | changed], "all"))
     assert "template 'a'" in message and cure in message
 
 

@@ -1,0 +1,77 @@
+"""Tokenizer and model for a corpus: from scratch, from a T5, from a P5 that is trained further."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration, T5Tokenizer
+
+from p5_t5.modeling.assembly import make_model, make_tokenizer
+from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration
+from p5_t5.modeling.tokenizer import WordTokenizer
+from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
+from p5_t5.prompting.prompter import PromptSettings
+from p5_t5.prompting.tasks import DENOISING
+
+SHAPE = {"d_model": 16, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1}
+
+
+def corpus_of(toy: Path, *tasks: str, scheme: str = "atomic") -> Corpus:
+    return read_corpus(toy, read_tasks(tasks), PromptSettings(), item_ids=scheme, seed=0)
+
+
+def assembled(
+    corpus: Corpus, checkpoint: str | None = None
+) -> tuple[PreTrainedTokenizerBase, P5ForConditionalGeneration]:
+    tokenizer = make_tokenizer(corpus, checkpoint, 300, seed=0)
+    config = P5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **SHAPE)
+    return tokenizer, make_model(config, tokenizer, corpus.catalogue.codes, checkpoint)
+
+
+@pytest.mark.parametrize("scheme", ["atomic", "collaborative"])
+def test_a_p5_that_is_trained_further_keeps_tokens_and_weights(
+    toy: Path, tmp_path: Path, scheme: str
+) -> None:
+    torch.manual_seed(0)
+    corpus = corpus_of(toy, "sequential", "denoising", scheme=scheme)
+    tokenizer, model = assembled(corpus)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    further, loaded = assembled(corpus_of(toy, "sequential", scheme=scheme), str(tmp_path))
+    assert further.get_vocab() == tokenizer.get_vocab()
+    codes = corpus.catalogue.codes
+    assert WordTokenizer(further).codes(codes) == WordTokenizer(tokenizer).codes(codes)
+    items = tokenizer.convert_tokens_to_ids(list(codes.new_tokens))
+    torch.testing.assert_close(loaded.shared.weight[items], model.shared.weight[items])
+    before, after = model.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, rtol=0, atol=0, msg=name)
+
+
+def test_a_p5_of_other_codes_lacks_their_tokens(toy: Path, tmp_path: Path) -> None:
+    tokenizer, model = assembled(corpus_of(toy, "sequential", scheme="collaborative"))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no item token '<item_0>'"):
+        assembled(corpus_of(toy, "sequential"), str(tmp_path))
+
+
+def test_a_t5_without_sentinels_learns_tasks_but_no_denoising(toy: Path, tmp_path: Path) -> None:
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *map(chr, range(33, 127))]
+    tokenizer = T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0)
+    tokenizer.save_pretrained(tmp_path)
+    shape = T5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **SHAPE)
+    T5ForConditionalGeneration(shape).save_pretrained(tmp_path)
+    corpus = corpus_of(toy, "sequential", "denoising")
+    with pytest.raises(ValueError, match="T5's 100 sentinels"):
+        assembled(corpus, str(tmp_path))
+    assert "<item_0>" in assembled(corpus_of(toy, "sequential"), str(tmp_path))[0].get_vocab()
+
+
+def test_pieces_of_sentinels_are_not_learnt(toy: Path) -> None:
+    tokenizer, _ = assembled(corpus_of(toy, "denoising").only(DENOISING))
+    learnt = {piece for piece in tokenizer.get_vocab() if "extra" in piece}
+    assert learnt == {f"<extra_id_{number}>" for number in range(100)}
