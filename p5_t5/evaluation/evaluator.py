@@ -199,9 +199,11 @@ class Evaluator:
             ranking = self.predictor.rank(prompts, wide, None if keep else self.seen(asked))
             items, _ = self.diversity.rerank(*ranking, categories, CUTOFF)
             found = ranking_metrics(items, target)
-            found |= diversity_metrics(
-                items, len(catalogue), categories if catalogue.category_names else None
-            )
+            # Decoding without a constraint may find no item for anyone.
+            if (items >= 0).any():
+                found |= diversity_metrics(
+                    items, len(catalogue), categories if catalogue.category_names else None
+                )
             n = found.pop("n")
             metrics |= {f"{name}{KEEP_SEEN if keep else ''}": v for name, v in found.items()}
             metrics["n"] = n
