@@ -234,7 +234,7 @@ def prepare(arguments: Arguments, folder: Path) -> Corpus:
         min_interactions=data.min_interactions,
         k_core=data.k_core,
         seed=arguments.train.seed,
-        known=checkpoint_catalogue(checkpoint) if checkpoint else None,
+        known=checkpoint_catalogue(checkpoint, arguments.protocol) if checkpoint else None,
         protocol=arguments.protocol,
     )
 

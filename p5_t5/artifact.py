@@ -215,14 +215,28 @@ def find_artifact(name_or_path: str) -> Path:
     return folder
 
 
-def checkpoint_catalogue(name_or_path: str) -> Catalogue | None:
+def checkpoint_catalogue(name_or_path: str, protocol: Protocol) -> Catalogue | None:
     """The items and codes of a P5 that training goes on from; any other T5 has none.
 
+    Args:
+        name_or_path: a folder or a name on the Hub.
+        protocol: of the training that goes on.
+
     Raises:
-        ValueError: there is no T5, or a P5 whose folder is not whole.
+        ValueError: there is no T5, a P5 whose folder is not whole, or one whose codes were not made
+            as the protocol says.
     """
     recover_folder(Path(name_or_path))
-    return Knowledge.load(find_artifact(name_or_path)).catalogue if is_p5(name_or_path) else None
+    if not is_p5(name_or_path):
+        return None
+    known = Knowledge.load(find_artifact(name_or_path))
+    told = known.protocol.heldout_item_order
+    if told != protocol.heldout_item_order:
+        raise ValueError(
+            f"{name_or_path}: its item codes were made {'from' if told else 'without'} held-out "
+            f"interactions; go on with --heldout_item_order {str(told).lower()}"
+        )
+    return known.catalogue
 
 
 def load_artifact(

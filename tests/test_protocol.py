@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 import train
-from p5_t5.artifact import load_artifact
+from p5_t5.artifact import checkpoint_catalogue, load_artifact
 from p5_t5.data.tables import write_tables
 from p5_t5.evaluation.audit import audit, baselines
 from p5_t5.evaluation.evaluator import Evaluator
@@ -244,6 +244,10 @@ def test_a_run_as_in_the_paper_says_so_and_is_saved_with_all_it_needs(
     assert done.returncode == 0, done.stderr
     model, tokenizer, knowledge = load_artifact(output)
     assert knowledge.protocol == Protocol.paper()
+    kept = checkpoint_catalogue(str(output), knowledge.protocol)
+    assert kept is not None and kept.codes == knowledge.catalogue.codes
+    with pytest.raises(ValueError, match="go on with --heldout_item_order true"):
+        checkpoint_catalogue(str(output), CORRECTED)
     assert not any(template.given for template in knowledge.templates)
     for switch in SWITCHES:
         assert f"- as_in_the_paper, {switch}: True" in done.stdout
