@@ -64,6 +64,8 @@ def train(
     dataset = find_dataset(options.dataset, HOME / "data").resolve()
     command = [sys.executable, "-m", "accelerate.commands.launch", "train.py"]
     command += [f"--dataset={dataset}", f"--output_dir={output}", "--tasks", *FAMILIES]
+    # Validating all families on more would take much of the time.
+    command += ["--eval_examples=200"]
     call([*command, f"--max_train_minutes={minutes}", *extra, *shlex.split(options.train_args)])
 
 

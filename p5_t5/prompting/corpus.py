@@ -111,6 +111,7 @@ def read_corpus(
     min_interactions: int = 3,
     k_core: int = 0,
     seed: int = 0,
+    judged_only: bool = False,
 ) -> Corpus:
     """Reads, checks and splits a data set, numbers its items and finds the prompts for it.
 
@@ -124,6 +125,8 @@ def read_corpus(
         min_interactions: users with fewer are left out.
         k_core: users and items with fewer are left out, again and again.
         seed: of the item codes.
+        judged_only: nothing is to be learnt, so that tasks without a template for training will
+            do; prompts of other tasks are passed over.
 
     Raises:
         ValueError: anything is wrong with the tables or templates, or no task can be taught.
@@ -142,6 +145,9 @@ def read_corpus(
         notes += note
     slots = prompter.available(split.histories, split.texts)
     read = read_prompts(prompts)
+    if judged_only:
+        wanted = {task.name for task, _ in tasks}
+        read = {key: template for key, template in read.items() if template.family in wanted}
     templates, left_out = usable(read, slots)
     notes += left_out
     taught: list[tuple[Task, float]] = []
@@ -154,9 +160,10 @@ def read_corpus(
             taught.append((task, share))
         else:
             untaught.append(task)
-    if not taught:
-        wanted = ", ".join(task.name for task, _ in tasks)
-        raise ValueError(f"{folder}: none of the tasks {wanted} can be learnt from it: {notes[-1]}")
+    if not taught and not (judged_only and untaught):
+        names = ", ".join(task.name for task, _ in tasks)
+        done = "asked about" if judged_only else "learnt from"
+        raise ValueError(f"{folder}: none of the tasks {names} can be {done} it: {notes[-1]}")
     stars = split.histories.ratings[split.rows("train")]
     return Corpus(
         name=tables.name,
