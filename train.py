@@ -210,7 +210,8 @@ def build(
     words = WordTokenizer(tokenizer)
     mixture = Mixture(
         corpus,
-        words.encode,
+        words.cut,
+        words.eos,
         tokens_per_batch=train.tokens_per_batch,
         batches_per_step=train.batches_per_step * processes,
         seed=train.seed,
