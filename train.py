@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
 from torch.nn import functional
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, pipeline
 
@@ -39,6 +38,7 @@ from p5_t5.evaluation.validation import Validation
 from p5_t5.model_card import metrics_tables, model_card, protocol_lines
 from p5_t5.modeling.assembly import make_model, make_tokenizer
 from p5_t5.modeling.collator import Collator
+from p5_t5.modeling.loader import Loader
 from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration
 from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
@@ -283,8 +283,13 @@ class Loop:
     ) -> None:
         """Prepares model and optimiser, and looks for an earlier run."""
         self.options, self.accelerator = arguments.train, accelerator
-        self.plain_model, self.collate, self.mixture = model, collate, mixture
-        self.validation = validation
+        self.plain_model, self.mixture, self.validation = model, mixture, validation
+        self.loader = Loader(
+            mixture,
+            collate,
+            index=accelerator.process_index,
+            processes=accelerator.num_processes,
+        )
         self.progress = Progress()
         train = self.options
         epoch = len(mixture.epoch(0).steps)
@@ -329,40 +334,13 @@ class Loop:
             self.accelerator.print(f"going on from {newest}, step {self.progress.step:,}")
         self.began = time.monotonic() - self.progress.seconds
         self.bar = self._bar()
-        for batches in self._batches():
+        for batches in self.loader.steps(self.progress.step):
             if self._finished():
                 break
             self._step(batches)
         self.bar.close()
         self.accelerator.wait_for_everyone()
         self.folder.load_best(self.plain_model)
-
-    def _batches(self) -> Iterator[list[Batch]]:
-        """The batches of each step of this process, from the step where the run stands."""
-        skip, number = self.progress.step, 0
-        index, processes = self.accelerator.process_index, self.accelerator.num_processes
-        while True:
-            epoch = self.mixture.epoch(number)
-            number += 1
-            if skip >= len(epoch.steps):
-                skip -= len(epoch.steps)
-                continue
-            own = [batch for step in epoch.steps[skip:] for batch in step[index::processes]]
-            skip = 0
-            examples: Any = epoch.examples
-            # A loader draws a seed when it starts; from the global generator that would shift all
-            # dropout after a resumption.
-            loader = iter(
-                DataLoader(
-                    examples,
-                    batch_sampler=own,
-                    collate_fn=self.collate,
-                    generator=torch.Generator(),
-                )
-            )
-            count = range(self.options.batches_per_step)
-            while step := [batch for _, batch in zip(count, loader, strict=False)]:
-                yield step
 
     def _share(self) -> float:
         """How much of the run is over, 0 to 1; the same in all processes."""
