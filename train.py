@@ -23,7 +23,6 @@ import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
-from torch.nn import functional
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, pipeline
 
@@ -41,6 +40,7 @@ from p5_t5.modeling.collator import Collator
 from p5_t5.modeling.loader import Loader
 from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration
 from p5_t5.modeling.tokenizer import WordTokenizer
+from p5_t5.modeling.training import keep_freed_memory
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
 from p5_t5.prompting.mixture import Mixture
 from p5_t5.prompting.prompter import PromptSettings
@@ -154,6 +154,7 @@ def start(arguments: Arguments) -> Accelerator:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     share = max((cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
     torch.set_num_threads(train.num_threads or share)
+    keep_freed_memory()
     datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -382,19 +383,17 @@ class Loop:
 
     def _loss(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of the target's tokens, weighted by task; plain sums go to the log."""
-        labels = batch["labels"]
-        logits = self.model(
+        task, labels = batch["task"], batch["labels"]
+        loss: torch.Tensor
+        loss, sums = self.model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            decoder_input_ids=self.plain_model._shift_right(labels),
-        ).logits
-        losses = functional.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), reduction="none"
+            labels=labels,
+            weights=weights[task],
         )
-        sums = losses.view_as(labels).sum(dim=1)
         counts = (labels >= 0).sum(dim=1)
-        self.sums.index_add_(0, batch["task"], torch.stack([sums, counts], dim=1).detach())
-        return (sums * weights[batch["task"]]).sum()
+        self.sums.index_add_(0, task, torch.stack([sums, counts], dim=1))
+        return loss
 
     def _bar(self) -> Any:
         """Counts steps, or hundredths of the time where no limit in steps is set."""
