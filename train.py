@@ -333,12 +333,11 @@ class Loop:
             newest = self.folder.checkpoints()[-1]
             self.accelerator.load_state(str(newest))
             self.accelerator.print(f"going on from {newest}, step {self.progress.step:,}")
-        self.began = time.monotonic() - self.progress.seconds
-        self.bar = self._bar()
+        self.begin()
         for batches in self.loader.steps(self.progress.step):
             if self._finished():
                 break
-            self._step(batches)
+            self.step(batches)
         self.bar.close()
         self.accelerator.wait_for_everyone()
         self.folder.load_best(self.plain_model)
@@ -351,7 +350,13 @@ class Loop:
             share = broadcast_object_list([share])[0]
         return share
 
-    def _step(self, batches: Sequence[Batch]) -> None:
+    def begin(self) -> None:
+        """Starts the clock and the bar."""
+        self.began = time.monotonic() - self.progress.seconds
+        self.bar = self._bar()
+
+    def step(self, batches: Sequence[Batch]) -> None:
+        """One optimiser step over this process's batches, and what is due after it."""
         self.model.train()
         rate = self.schedule.learning_rate(self._share())
         for group in self.optimizer.param_groups:

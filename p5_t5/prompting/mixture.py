@@ -116,7 +116,7 @@ class Mixture:
         """Rendered examples of a plan of their own, such as a tokenizer learns from."""
         plan = self._plan(np.random.default_rng([self._seed, 2**32 - 1]))
         chosen = {name: values[:count].tolist() for name, values in plan.items()}
-        return [self._prompt(*row) for row in zip(*chosen.values(), strict=True)]
+        return [self.prompt(*row) for row in zip(*chosen.values(), strict=True)]
 
     def epoch(self, number: int) -> Epoch:
         """Plans one epoch: as many examples as there are training interactions."""
@@ -168,7 +168,8 @@ class Mixture:
                 drawn[:, own] = users[chosen], positions[chosen]
         return drawn[0], drawn[1]
 
-    def _prompt(self, t: int, m: int, user: int, position: int, draw: int) -> Prompt:
+    def prompt(self, t: int, m: int, user: int, position: int, draw: int) -> Prompt:
+        """The text of a planned example, given by the columns of its row in the plan."""
         state, asked = self._asked(t, m, user, position, draw)
         return self._prompter.render(self._templates[t][m], state, asked, draw)
 
@@ -245,7 +246,7 @@ class Mixture:
         word = 0.0
         if words.any():
             # Whatever a prompt is made of, its words are cut into about as many pieces each.
-            plain = [len(self._prompt(t, m, *example).source.split()) for example in examples]
+            plain = [len(self.prompt(t, m, *example).source.split()) for example in examples]
             word = float(source.sum() / sum(plain))
         return _Lengths(
             source=float((source - written * item - words * word).mean()),
