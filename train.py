@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,6 @@ import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
-from torch.nn import functional
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, pipeline
 
@@ -39,8 +37,10 @@ from p5_t5.evaluation.validation import Validation
 from p5_t5.model_card import metrics_tables, model_card, protocol_lines
 from p5_t5.modeling.assembly import make_model, make_tokenizer
 from p5_t5.modeling.collator import Collator
+from p5_t5.modeling.loader import Loader
 from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration
 from p5_t5.modeling.tokenizer import WordTokenizer
+from p5_t5.modeling.training import keep_freed_memory
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
 from p5_t5.prompting.mixture import Mixture
 from p5_t5.prompting.prompter import PromptSettings
@@ -201,6 +201,7 @@ def start(arguments: Arguments) -> Accelerator:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     share = max((cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
     torch.set_num_threads(train.num_threads or share)
+    keep_freed_memory()
     datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -264,7 +265,8 @@ def build(
     words = WordTokenizer(tokenizer)
     mixture = Mixture(
         corpus,
-        words.encode,
+        words.cut,
+        words.eos,
         tokens_per_batch=train.tokens_per_batch,
         batches_per_step=train.batches_per_step * processes,
         seed=train.seed,
@@ -337,8 +339,13 @@ class Loop:
     ) -> None:
         """Prepares model and optimiser, and looks for an earlier run."""
         self.options, self.accelerator = arguments.train, accelerator
-        self.plain_model, self.collate, self.mixture = model, collate, mixture
-        self.validation = validation
+        self.plain_model, self.mixture, self.validation = model, mixture, validation
+        self.loader = Loader(
+            mixture,
+            collate,
+            index=accelerator.process_index,
+            processes=accelerator.num_processes,
+        )
         self.progress = Progress()
         train = self.options
         epoch = len(mixture.epoch(0).steps)
@@ -382,42 +389,14 @@ class Loop:
             newest = self.folder.checkpoints()[-1]
             self.accelerator.load_state(str(newest))
             self.accelerator.print(f"going on from {newest}, step {self.progress.step:,}")
-        self.began = time.monotonic() - self.progress.seconds
-        self.bar = self._bar()
-        for batches in self._batches():
+        self.begin()
+        for batches in self.loader.steps(self.progress.step):
             if self._finished():
                 break
-            self._step(batches)
+            self.step(batches)
         self.bar.close()
         self.accelerator.wait_for_everyone()
         self.folder.load_best(self.plain_model)
-
-    def _batches(self) -> Iterator[list[Batch]]:
-        """The batches of each step of this process, from the step where the run stands."""
-        skip, number = self.progress.step, 0
-        index, processes = self.accelerator.process_index, self.accelerator.num_processes
-        while True:
-            epoch = self.mixture.epoch(number)
-            number += 1
-            if skip >= len(epoch.steps):
-                skip -= len(epoch.steps)
-                continue
-            own = [batch for step in epoch.steps[skip:] for batch in step[index::processes]]
-            skip = 0
-            examples: Any = epoch.examples
-            # A loader draws a seed when it starts; from the global generator that would shift all
-            # dropout after a resumption.
-            loader = iter(
-                DataLoader(
-                    examples,
-                    batch_sampler=own,
-                    collate_fn=self.collate,
-                    generator=torch.Generator(),
-                )
-            )
-            count = range(self.options.batches_per_step)
-            while step := [batch for _, batch in zip(count, loader, strict=False)]:
-                yield step
 
     def _share(self) -> float:
         """How much of the run is over, 0 to 1; the same in all processes."""
@@ -427,7 +406,13 @@ class Loop:
             share = broadcast_object_list([share])[0]
         return share
 
-    def _step(self, batches: Sequence[Batch]) -> None:
+    def begin(self) -> None:
+        """Starts the clock and the bar."""
+        self.began = time.monotonic() - self.progress.seconds
+        self.bar = self._bar()
+
+    def step(self, batches: Sequence[Batch]) -> None:
+        """One optimiser step over this process's batches, and what is due after it."""
         self.model.train()
         rate = self.schedule.learning_rate(self._share())
         for group in self.optimizer.param_groups:
@@ -459,19 +444,17 @@ class Loop:
 
     def _loss(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of the target's tokens, weighted by task; plain sums go to the log."""
-        labels = batch["labels"]
-        logits = self.model(
+        task, labels = batch["task"], batch["labels"]
+        loss: torch.Tensor
+        loss, sums = self.model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            decoder_input_ids=self.plain_model._shift_right(labels),
-        ).logits
-        losses = functional.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), reduction="none"
+            labels=labels,
+            weights=weights[task],
         )
-        sums = losses.view_as(labels).sum(dim=1)
         counts = (labels >= 0).sum(dim=1)
-        self.sums.index_add_(0, batch["task"], torch.stack([sums, counts], dim=1).detach())
-        return (sums * weights[batch["task"]]).sum()
+        self.sums.index_add_(0, task, torch.stack([sums, counts], dim=1))
+        return loss
 
     def _bar(self) -> Any:
         """Counts steps, or hundredths of the time where no limit in steps is set."""

@@ -46,7 +46,7 @@ def make_tokenizer(
         tokenizer = load_tokenizer(checkpoint)
         add_item_tokens(tokenizer, codes)
     else:
-        mixture = Mixture(corpus, str.split, tokens_per_batch=1, batches_per_step=1, seed=seed)
+        mixture = Mixture(corpus, str.split, "", tokens_per_batch=1, batches_per_step=1, seed=seed)
         # Words that become item tokens would only fill the vocabulary.
         added = set(SENTINELS) | (set(codes.texts) if codes.new_tokens else set())
         prompts = mixture.sample(_EXAMPLES)

@@ -6,6 +6,7 @@ and generation can't use them differently, unless the configuration says so.
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from transformers import initialization as init
 from transformers.models.t5.modeling_t5 import T5Stack
 
 from p5_t5.modeling.dropout import use_byte_dropout
+from p5_t5.modeling.training import target_loss
 
 # P5's table has 512 rows; a longer input shares the last one.
 WHOLE_WORDS = 512
@@ -170,6 +172,25 @@ class P5ForConditionalGeneration(_Initialised, T5ForConditionalGeneration):
             init.normal_(module.shared.weight, mean=0.0, std=std)
             if not self.config.tie_lm_head:
                 init.normal_(module.lm_head.weight, mean=0.0, std=std)
+
+    # Generation reads T5's signature to know what the model takes.
+    @wraps(T5ForConditionalGeneration.forward)
+    def forward(self, *args: Any, weights: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """T5's own; with ``weights`` of the examples the loss of ``training.target_loss``."""
+        if weights is None:
+            return super().forward(*args, **kwargs)
+        return self._target_loss(*args, weights=weights, **kwargs)
+
+    def _target_loss(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        p5 = isinstance(self.encoder, P5Encoder)
+        embed = self.encoder.embed if p5 else self.encoder.embed_tokens
+        return target_loss(self, embed(input_ids), attention_mask, labels, weights)
 
     def set_word_starts(self, starts: npt.NDArray[np.bool_]) -> None:
         """Tells the encoder which tokens start a word, shape (vocabulary,)."""

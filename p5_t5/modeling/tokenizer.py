@@ -162,17 +162,22 @@ class WordTokenizer:
 
     def encode(self, text: str, *, end: bool = True) -> list[int]:
         """Token ids of a text, closed with ``</s>`` unless ``end`` is false."""
-        ids: list[int] = []
-        for word in text.split():
-            pieces = self._words.get(word)
-            if pieces is None:
-                pieces = self._words[word] = self._cut(word)
-            ids.extend(pieces)
+        ids = self.cut(text)
         if end:
             ids.append(self.eos)
         return ids
 
-    def _cut(self, word: str) -> tuple[int, ...]:
+    def cut(self, text: str) -> list[int]:
+        """Token ids of a text, not closed."""
+        ids: list[int] = []
+        for word in text.split():
+            pieces = self._words.get(word)
+            if pieces is None:
+                pieces = self._words[word] = self._pieces(word)
+            ids.extend(pieces)
+        return ids
+
+    def _pieces(self, word: str) -> tuple[int, ...]:
         if len(self._words) > 1_000_000:
             self._words.clear()
         return tuple(self.tokenizer(word, add_special_tokens=False)["input_ids"])

@@ -6,7 +6,7 @@ epoch's number alone, so a run that resumes at a step sees the batches that it w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,8 +15,10 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 
+from p5_t5.data.histories import UserState
 from p5_t5.prompting.corpus import Corpus
-from p5_t5.prompting.prompter import Prompt
+from p5_t5.prompting.fragments import Cut, Fragments
+from p5_t5.prompting.prompter import Asked, Prompt
 from p5_t5.prompting.sampling import (
     counts_by_share,
     counts_by_source_row,
@@ -28,7 +30,6 @@ from p5_t5.prompting.tasks import Task
 from p5_t5.prompting.templates import PromptTemplate
 
 Rows = npt.NDArray[np.int64]
-Encode = Callable[[str], Sequence[Any]]
 
 # How many steps' examples are sorted by length together: enough for little padding, few enough for
 # chance.
@@ -70,7 +71,8 @@ class Mixture:
     def __init__(
         self,
         corpus: Corpus,
-        encode: Encode,
+        cut: Cut,
+        end: Any,
         *,
         tokens_per_batch: int,
         batches_per_step: int,
@@ -80,7 +82,8 @@ class Mixture:
 
         Args:
             corpus: data, prompts and shares; held-out templates are never drawn.
-            encode: text to token ids, ``</s>`` included.
+            cut: text to token ids, word by word.
+            end: is put at the end of each.
             tokens_per_batch: a batch holds at most so many tokens, padding included.
             batches_per_step: so many batches make one step, over all processes.
             seed: of the plan.
@@ -88,7 +91,8 @@ class Mixture:
         Raises:
             ValueError: a task has no template or no training example, or no share is above 0.
         """
-        self._split, self._prompter, self._encode = corpus.split, corpus.prompter, encode
+        self._split, self._prompter, self._end = corpus.split, corpus.prompter, end
+        self._fragments = Fragments(cut, corpus.catalogue.code_texts)
         self._tokens_per_batch, self._batches_per_step = tokens_per_batch, batches_per_step
         self._seed = seed
         self.tasks = [task for task, share in corpus.tasks if share > 0]
@@ -129,7 +133,7 @@ class Mixture:
         """Rendered examples of a plan of their own, such as a tokenizer learns from."""
         plan = self._plan(np.random.default_rng([self._seed, 2**32 - 1]))
         chosen = {name: values[:count].tolist() for name, values in plan.items()}
-        return [self._prompt(*row) for row in zip(*chosen.values(), strict=True)]
+        return [self.prompt(*row) for row in zip(*chosen.values(), strict=True)]
 
     def epoch(self, number: int) -> Epoch:
         """Plans one epoch: as many examples as there are training interactions.
@@ -189,19 +193,35 @@ class Mixture:
             drawn[:, own] = users[chosen], positions[chosen]
         return drawn[0], drawn[1]
 
-    def _prompt(self, t: int, m: int, user: int, position: int, draw: int) -> Prompt:
+    def prompt(self, t: int, m: int, user: int, position: int, draw: int) -> Prompt:
+        """The text of a planned example, given by the columns of its row in the plan."""
+        state, asked = self._asked(t, m, user, position, draw)
+        return self._prompter.render(self._templates[t][m], state, asked, draw)
+
+    def _asked(
+        self, t: int, m: int, user: int, position: int, draw: int
+    ) -> tuple[UserState, Asked]:
         task, template = self.tasks[t], self._templates[t][m]
         asked = self._candidates.asked(task, task.kind(template), user, position, draw)
-        state = self._split.histories.state(user, position, task.skipped(position, draw))
-        return self._prompter.render(template, state, asked, draw)
+        return self._split.histories.state(user, position, task.skipped(position, draw)), asked
+
+    def _tokens(self, t: int, m: int, user: int, position: int, draw: int) -> tuple[list[Any], ...]:
+        """Source and target of one example as token ids."""
+        template = self._templates[t][m]
+        state, asked = self._asked(t, m, user, position, draw)
+        values = self._prompter.values(template, state, asked, draw)
+        sides = template.source_parts, template.target_parts
+        return tuple(
+            [*self._fragments.encode(side, values, template.separator), self._end] for side in sides
+        )
 
     def _render(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Renders and tokenises the rows that are read."""
         names = ("task", "template", "user", "position", "draw")
-        prompts = [self._prompt(*row) for row in zip(*(rows[n] for n in names), strict=True)]
+        sides = [self._tokens(*row) for row in zip(*(rows[n] for n in names), strict=True)]
         return {
-            "input_ids": [self._encode(prompt.source) for prompt in prompts],
-            "labels": [self._encode(prompt.target) for prompt in prompts],
+            "input_ids": [source for source, _ in sides],
+            "labels": [target for _, target in sides],
             "task": list(rows["task"]),
         }
 
@@ -245,17 +265,22 @@ class Mixture:
         draws = generator.integers(0, 2**31, _SAMPLES_A_TEMPLATE)
         users, positions = users[rows], positions[rows]
         written, cut, words = self._written(t, m, users, positions, draws)
-        codes = self._prompter.catalogue.code_texts
-        some = [codes[i] for i in generator.integers(0, len(codes), _SAMPLES_A_TEMPLATE)]
+        items = len(self._prompter.catalogue)
+        some = {"history": generator.integers(0, items, _SAMPLES_A_TEMPLATE).tolist()}
         separators = template.separator, " " if "spans" in template.slots else template.separator
-        item, answered = (len(self._encode(s.join(some))) / len(some) for s in separators)
-        examples = zip(users.tolist(), positions.tolist(), draws.tolist(), strict=True)
-        prompts = [self._prompt(t, m, *example) for example in examples]
-        source = np.array([len(self._encode(prompt.source)) for prompt in prompts])
-        target = np.array([len(self._encode(prompt.target)) for prompt in prompts])
-        # Whatever a prompt is made of, its words are cut into about as many pieces each.
-        plain = np.array([len(prompt.source.split()) for prompt in prompts])
-        word = float(source.sum() / plain.sum()) if words.any() else 0.0
+        item, answered = (
+            (len(self._fragments.encode((("", "history"),), some, separator)) + 1)
+            / _SAMPLES_A_TEMPLATE
+            for separator in separators
+        )
+        examples = list(zip(users.tolist(), positions.tolist(), draws.tolist(), strict=True))
+        sides = [self._tokens(t, m, *example) for example in examples]
+        source, target = (np.array([len(side[i]) for side in sides]) for i in (0, 1))
+        word = 0.0
+        if words.any():
+            # Whatever a prompt is made of, its words are cut into about as many pieces each.
+            plain = [len(self.prompt(t, m, *example).source.split()) for example in examples]
+            word = float(source.sum() / sum(plain))
         return _Lengths(
             source=float((source - written * item - words * word).mean()),
             target=float((target - cut * answered).mean()),

@@ -14,6 +14,8 @@ from p5_t5.data.histories import Histories, UserState
 from p5_t5.prompting.span_corruption import corrupt
 from p5_t5.prompting.templates import CODE_SLOTS, WORDS, PromptTemplate
 
+# What fills a slot: text, or rows of the catalogue where it is made of item codes.
+Value = str | list[int]
 _SPACE_OR_BRACKET = re.compile(r"[\s<>]+")
 
 
@@ -129,13 +131,30 @@ class Prompter:
             ValueError: a slot can't be filled.
         """
         predicting = draw is None
-        slots = template.source_slots if predicting else template.slots
-        values = self._values(slots, template, state, asked, draw)
+        separator = template.separator
+        values = {
+            slot: value if isinstance(value, str) else self._text(slot, value, separator)
+            for slot, value in self.values(template, state, asked, draw).items()
+        }
         return Prompt(
             source=template.render(template.source_parts, values),
             given=template.render(template.given_parts, values),
             target="" if predicting else template.render(template.target_parts, values),
         )
+
+    def values(
+        self, template: PromptTemplate, state: UserState, asked: Asked, draw: int | None = None
+    ) -> dict[str, Value]:
+        """What fills the slots that a prompt needs, as far as it is known; see ``render``."""
+        slots = template.source_slots if draw is None else template.slots
+        cut = self.recent_count(template, len(state.items), draw)
+        values = {slot: self._value(slot, template, state, asked, cut) for slot in slots}
+        return {slot: value for slot, value in values.items() if value is not None}
+
+    def _text(self, slot: str, rows: list[int], separator: str) -> str:
+        # Nothing stands between candidates: a hundred commas would be as long as they are.
+        between = " " if slot == "candidates" else separator
+        return between.join([self._codes[row] for row in rows])
 
     def answer(self, slot: str, asked: Asked) -> str | None:
         """The right answer as text, ``None`` where it is not known.
@@ -148,21 +167,7 @@ class Prompter:
 
     def can_ask(self, template: PromptTemplate, state: UserState, asked: Asked) -> bool:
         """Whether everything that a prompt must say at prediction is known."""
-        slots = template.source_slots
-        return slots == self._values(slots, template, state, asked, None).keys()
-
-    def _values(
-        self,
-        slots: frozenset[str],
-        template: PromptTemplate,
-        state: UserState,
-        asked: Asked,
-        draw: int | None,
-    ) -> dict[str, str]:
-        """The slots that can be filled."""
-        cut = self.recent_count(template, len(state.items), draw)
-        values = {slot: self._value(slot, template, state, asked, cut) for slot in slots}
-        return {slot: value for slot, value in values.items() if value is not None}
+        return template.source_slots == self.values(template, state, asked).keys()
 
     def recent_count(self, template: PromptTemplate, length: int, draw: int | None) -> int:
         """How many of a history's newest items go to the decoder."""
@@ -175,14 +180,17 @@ class Prompter:
 
     def _value(
         self, slot: str, template: PromptTemplate, state: UserState, asked: Asked, cut: int
-    ) -> str | None:
-        """The text of one slot, ``None`` where it is not known."""
+    ) -> Value | None:
+        """What fills one slot, ``None`` where it is not known."""
         if slot in ("history", "latest", "recent"):
             kept = state.items[max(len(state.items) - self.settings.max_history, 0) :]
             part = kept[len(kept) - cut :] if slot == "recent" else kept[: len(kept) - cut]
             if slot == "latest":
                 part = part[::-1]
-            return template.separator.join([self._codes[i] for i in part.tolist()])
+            rows: list[int] = part.tolist()
+            return rows
+        if slot == "candidates":
+            return None if asked.candidates is None else asked.candidates.tolist()
         if slot in ("masked", "spans"):
             return self._corrupted(slot, template, state, asked)
         if slot in _USER_SLOTS:
@@ -196,7 +204,7 @@ class Prompter:
         if asked.item is None:
             return None
         if slot == "item":
-            return self._codes[asked.item]
+            return [asked.item]
         return self._columns[slot][asked.item] if slot in self._columns else None
 
     def _corrupted(
@@ -261,13 +269,6 @@ def _review(prompter: Prompter, asked: Asked) -> str | None:
     return " ".join(plain(asked.review).split()[: prompter.settings.review_words])
 
 
-def _candidates(prompter: Prompter, asked: Asked) -> str | None:
-    if asked.candidates is None:
-        return None
-    # Nothing stands between them: a hundred commas would be as long as the candidates.
-    return " ".join([prompter.catalogue.code_texts[i] for i in asked.candidates.tolist()])
-
-
 def _yes_no(prompter: Prompter, asked: Asked) -> str | None:
     return None if asked.agreed is None else WORDS["yes_no"][not asked.agreed]
 
@@ -285,7 +286,6 @@ _ASKED_SLOTS: Mapping[str, Callable[[Prompter, Asked], str | None]] = {
     "summary": lambda _, asked: _text(asked.summary),
     "explanation": lambda _, asked: _text(asked.explanation),
     "feature": lambda _, asked: _text(asked.feature),
-    "candidates": _candidates,
     "yes_no": _yes_no,
     "like_dislike": _like_dislike,
 }

@@ -17,7 +17,7 @@ from p5_t5.data.item_ids import ItemCodes
 from p5_t5.data.splits import Split, leave_one_out
 from p5_t5.data.tables import Tables, check_tables, read_tables
 from p5_t5.prompting.corpus import Corpus
-from p5_t5.prompting.mixture import Encode, Epoch, Mixture
+from p5_t5.prompting.mixture import Epoch, Mixture
 from p5_t5.prompting.prompter import Prompter, PromptSettings
 from p5_t5.prompting.tasks import TASKS, read_prompts, usable
 from p5_t5.prompting.templates import PromptTemplate
@@ -27,9 +27,7 @@ SHARES = {"sequential": 2.0, "rating": 1.0, "explanation": 1.0}
 COLUMNS = ("task", "template", "user", "position", "draw")
 
 
-def encode(text: str) -> list[int]:
-    """One token a word, and the end."""
-    return list(range(len(text.split()) + 1))
+END = "</s>"
 
 
 def prompter_of(tables: Tables) -> Prompter:
@@ -54,7 +52,6 @@ def mixture(
     seed: int = 0,
     tokens: int = 400,
     batches: int = 1,
-    encode: Encode = encode,
 ) -> Mixture:
     split, prompter = world
     kept, _ = usable(read_prompts(), prompter.available(split.histories, split.texts))
@@ -70,7 +67,8 @@ def mixture(
     )
     return Mixture(
         corpus,
-        encode,
+        str.split,
+        END,
         tokens_per_batch=tokens,
         batches_per_step=batches,
         seed=seed,
@@ -142,8 +140,8 @@ def test_an_example_is_its_prompt_in_tokens(toy: tuple[Split, Prompter]) -> None
         state = split.histories.state(user, position)
         prompt = prompter.render(templates[0], state, asked, draw)
         assert epoch.examples[i] == {
-            "input_ids": encode(prompt.source),
-            "labels": encode(prompt.target),
+            "input_ids": [*prompt.source.split(), END],
+            "labels": [*prompt.target.split(), END],
             "task": 0,
         }
 
@@ -276,10 +274,10 @@ def test_a_template_is_asked_only_where_its_columns_have_values() -> None:
     """Reviews without a headline are asked for their stars and not for the headline."""
     summaries = pl.Series(["good" if i % 3 else None for i in range(80)])
     world = made_world([8] * 10, review=pl.lit("fine"), summary=summaries, rating=pl.lit(4.0))
-    epoch = mixture(world, {"review": 1.0}, encode=str.split).epoch(0)
+    epoch = mixture(world, {"review": 1.0}).epoch(0)
     rows, examples = plan(epoch), epoch.examples[:]
     asked: dict[str, set[int]] = {"good": set(), "4": set()}
-    for user, position, (target,) in zip(
+    for user, position, (target, _) in zip(
         rows["user"], rows["position"], examples["labels"], strict=True
     ):
         asked[target].add(int(world[0].histories.offsets[user]) + position)
@@ -314,7 +312,7 @@ def test_no_rendered_example_holds_a_held_out_item(lengths: list[int], seed: int
     tables = check_tables("made", interactions.with_columns(rating=pl.lit(4.0)))
     split, prompter = leave_one_out(tables), prompter_of(tables)
     shares = {"sequential": 2.0, "rating": 1.0, "direct": 1.0, "denoising": 2.0}
-    made = mixture((split, prompter), shares, seed=seed, encode=str.split)
+    made = mixture((split, prompter), shares, seed=seed)
     codes = np.array(prompter.catalogue.code_texts)
     ends = split.histories.offsets[1:]
     secret = codes[split.histories.items[np.stack([ends - 1, ends - 2])]]

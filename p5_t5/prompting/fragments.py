@@ -1,0 +1,116 @@
+"""Prompts as token ids, joined from fragments that are cut only once.
+
+A template is cut at its whitespace: what stands between two slots is the same in every prompt, a
+list of items is made of codes that are words of their own, and only a word that holds a slot
+("user_{user}") has to be looked at again. A T5 tokenizer never joins two words, so the fragments
+side by side are exactly the tokens of the whole text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, groupby, islice
+from typing import Any
+
+from p5_t5.prompting.prompter import Value
+from p5_t5.prompting.templates import CODE_SLOTS
+
+# Token ids of a text, without an end.
+Cut = Callable[[str], Sequence[Any]]
+_Parts = tuple[tuple[str, str | None], ...]
+# Tokens that are always the same; or the literals and slots of a word; or a slot of item codes.
+_Fragment = tuple[Sequence[int], _Parts, str]
+
+_SPACE_OR_WORD = re.compile(r"\s+|\S+")
+# So many filled words (titles, names, sentences) are remembered.
+_REMEMBERED = 2**15
+
+
+class Fragments:
+    """Cuts filled templates into token ids."""
+
+    def __init__(self, cut: Cut, codes: Sequence[str]) -> None:
+        """Remembers nothing yet.
+
+        Args:
+            cut: text to token ids, word by word, no end.
+            codes: the text of every item's code.
+        """
+        self._cut, self._codes = cut, codes
+        self._templates: dict[_Parts, list[_Fragment]] = {}
+        self._texts: dict[str, Sequence[int]] = {}
+        self._items: dict[str, tuple[int, list[Sequence[int]]]] = {}
+
+    def encode(self, parts: _Parts, values: Mapping[str, Value], separator: str) -> list[int]:
+        """Token ids of a filled template, no end.
+
+        Args:
+            parts: of the template, as (literal, slot) pairs.
+            values: of its slots.
+            separator: what stands between two items of a history.
+        """
+        fragments = self._templates.get(parts)
+        if fragments is None:
+            fragments = self._templates[parts] = self._fragments(parts)
+        ids: list[int] = []
+        for fixed, word, slot in fragments:
+            if slot:
+                rows = values[slot]
+                if isinstance(rows, str):  # masked spans, hardly ever the same twice
+                    ids.extend(self._cut(rows))
+                    continue
+                # Candidates stand side by side, as the prompter writes them.
+                skipped, items = self._separated(" " if slot == "candidates" else separator)
+                listed = chain.from_iterable(map(items.__getitem__, rows))
+                ids.extend(islice(listed, skipped, None))
+            elif word:
+                ids.extend(self._text("".join([f"{values[s]}" if s else text for text, s in word])))
+            else:
+                ids.extend(fixed)
+        return ids
+
+    def _fragments(self, parts: _Parts) -> list[_Fragment]:
+        """Cuts a template at its whitespace and at its lists of items."""
+        fragments: list[_Fragment] = []
+        for filled, run in groupby(_words(parts), key=lambda word: any(s for _, s in word)):
+            if not filled:
+                text = " ".join("".join(literal for literal, _ in word) for word in run)
+                fragments.append((self._cut(text), (), ""))
+                continue
+            for word in run:
+                lists = [slot for _, slot in word if slot in CODE_SLOTS]
+                assert not lists or len(word) == 1
+                fragments.append(((), (), lists[0] or "") if lists else ((), word, ""))
+        return fragments
+
+    def _text(self, text: str) -> Sequence[int]:
+        ids = self._texts.get(text)
+        if ids is None:
+            if len(self._texts) >= _REMEMBERED:
+                self._texts.clear()
+            ids = self._texts[text] = self._cut(text)
+        return ids
+
+    def _separated(self, separator: str) -> tuple[int, list[Sequence[int]]]:
+        """The tokens of every item's code after a separator, and how many are the separator's."""
+        found = self._items.get(separator)
+        if found is None:
+            before = tuple(self._cut(separator))
+            items: list[Sequence[int]] = [(*before, *self._cut(code)) for code in self._codes]
+            found = self._items[separator] = len(before), items
+        return found
+
+
+def _words(parts: _Parts) -> list[_Parts]:
+    """The words of a template, each as the literals and slots that it is made of."""
+    words: list[list[tuple[str, str | None]]] = [[]]
+    for literal, slot in parts:
+        for piece in _SPACE_OR_WORD.findall(literal):
+            if piece.isspace():
+                words.append([])
+            else:
+                words[-1].append((piece, None))
+        if slot:
+            words[-1].append(("", slot))
+    return [tuple(word) for word in words if word]
