@@ -15,6 +15,7 @@ from p5_t5.data.item_ids import SCHEMES, assign_item_ids
 from p5_t5.modeling.tokenizer import WordTokenizer, add_item_tokens, train_tokenizer
 from p5_t5.prompting.fragments import Fragments
 from p5_t5.prompting.prompter import Asked, Prompter, PromptSettings
+from p5_t5.prompting.span_corruption import span_mask
 from p5_t5.prompting.tasks import read_prompts
 from p5_t5.prompting.templates import PromptTemplate
 
@@ -65,7 +66,7 @@ class World:
         """An interaction, with whatever a template may say of it."""
         generator = self.generator
         text, name = (" ".join(generator.choice(self.some, n)) for n in (12, 3))
-        count = int(generator.integers(0, 70))
+        count = int(generator.integers(1, 70))
         columns = {slot.removeprefix("user_") for t in TEMPLATES.values() for slot in t.slots}
         state = UserState(
             number=int(generator.integers(0, 5000)),
@@ -77,6 +78,7 @@ class World:
         asked = Asked(
             item=int(generator.integers(0, 60)),
             rating=3.5,
+            mask=span_mask(min(count + 1, 50), generator),
             review=text * 20,
             summary=name,
             explanation=text,
