@@ -280,8 +280,8 @@ def _chosen(row: Mapping[str, float]) -> Row:
 def summary_lines(facts: Report) -> str:
     """The summary to read."""
     lines = [
-        f"{task}: held-out {id_} loses {found['loss']:.1f}% of {found['metric']} against "
-        f"{found['seen']}"
+        f"{task}: {found['metric']} of held-out {id_} is "
+        f"{_percent(found['loss'], 'worse', 'better')} than that of {found['seen']}"
         for task, own in facts["heldout_loss_percent"].items()
         for id_, found in own.items()
     ]
@@ -295,10 +295,14 @@ def summary_lines(facts: Report) -> str:
         for id_, row in facts["rating_rmse"].items()
     ]
     lines += [
-        f"review: RMSE of {id_} is {value:.1f}% below the mean star's"
+        f"review: RMSE of {id_} is {_percent(value, 'below', 'above')} that of the mean star"
         for id_, value in facts["review_rmse_below_mean_percent"].items()
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _percent(value: float, positive: str, negative: str) -> str:
+    return f"{abs(value):.1f}% {positive if value >= 0 else negative}"
 
 
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import ModelCardData
@@ -50,7 +50,7 @@ def metrics_tables(metrics: Mapping[str, Any], heldout: Mapping[str, frozenset[s
     for task, kinds in metrics["kinds"].items():
         for kind, ids in kinds.items():
             rows = {
-                f"P5 {id_}{' (held out)' if id_ in heldout.get(task, ()) else ''}": row
+                _named(id_, heldout.get(task, ())): row
                 for id_, row in metrics["test"][task].items()
                 if id_ in ids
             }
@@ -61,10 +61,16 @@ def metrics_tables(metrics: Mapping[str, Any], heldout: Mapping[str, frozenset[s
                 if names:
                     lines = _lines(names, baselines, rows, spread)
                     tables.append(f"### {task}: {kind}{heading}\n\n{_table(lines)}")
-    return "\n\n".join(tables + _newcomers_tables(metrics.get("newcomers", {})))
+    return "\n\n".join(tables + _newcomers_tables(metrics.get("newcomers", {}), heldout))
 
 
-def _newcomers_tables(newcomers: Mapping[str, Any]) -> list[str]:
+def _named(id_: str, heldout: Collection[str]) -> str:
+    return f"P5 {id_}{' (held out)' if id_ in heldout else ''}"
+
+
+def _newcomers_tables(
+    newcomers: Mapping[str, Any], heldout: Mapping[str, frozenset[str]]
+) -> list[str]:
     """HR@10 / NDCG@10 by what training knows of the target item and of the user, as Markdown."""
     said = {
         "items": "by training interactions of the target item",
@@ -76,7 +82,7 @@ def _newcomers_tables(newcomers: Mapping[str, Any]) -> list[str]:
             bins = next(iter(rows.values()))
             lines = [["", *bins], ["n", *(f"{found['n']}" for found in bins.values())]]
             for label, row in sorted(rows.items(), key=lambda pair: pair[0] != "popularity"):
-                name = label if label == "popularity" else f"P5 {label}"
+                name = label if label == "popularity" else _named(label, heldout.get(task, ()))
                 cells = [f"{f['hr@10']:.4f} / {f['ndcg@10']:.4f}" for f in row.values()]
                 lines.append([name, *cells])
             heading = f"### {task}: HR@10 / NDCG@10 {said[part]}"

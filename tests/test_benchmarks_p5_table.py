@@ -93,6 +93,24 @@ def test_a_held_out_template_is_held_against_the_seen_one_most_like_it(trained: 
     assert losses["rating"]["1-10"]["loss"] == pytest.approx(100 * (after - before) / before)
 
 
+def test_the_summary_says_which_way() -> None:
+    loss = {"seen": "2-3", "metric": "ndcg@10", "loss": 12.34}
+    facts = {
+        "heldout_loss_percent": {"sequential": {"2-13": loss, "x": loss | {"loss": -5.0}}},
+        "distinct_per_item": {"3-3": 0.5},
+        "rating_rmse": {"1-6": {"expected": 1.0, "decoded": 1.5}},
+        "review_rmse_below_mean_percent": {"4-2": 7.5, "4-4": -1.0},
+    }
+    assert p5_table.summary_lines(facts).splitlines() == [
+        "- sequential: ndcg@10 of held-out 2-13 is 12.3% worse than that of 2-3",
+        "- sequential: ndcg@10 of held-out x is 5.0% better than that of 2-3",
+        "- explanation: 3-3 writes 0.500 different texts per item",
+        "- rating: RMSE of 1-6 1.0000 by expected stars, 1.5000 by decoded ones",
+        "- review: RMSE of 4-2 is 7.5% below that of the mean star",
+        "- review: RMSE of 4-4 is 1.0% above that of the mean star",
+    ]
+
+
 def test_runs_are_started_as_asked(
     trained: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

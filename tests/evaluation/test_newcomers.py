@@ -18,6 +18,8 @@ from p5_t5.prompting.tasks import TASKS
 # Training shows a six times, b twice and c once; nobody trains on z. The last item is the test.
 HISTORIES = {"u": "ayz", "v": "abyc", "w": "abacyb", "x": "ayb", "y": "ayc"}
 
+HELDOUT = {"sequential": frozenset({"2-13"})}
+
 
 @pytest.fixture
 def split(tmp_path: Path) -> Split:
@@ -59,11 +61,12 @@ def test_the_bins_add_up_to_the_whole(split: Split) -> None:
 def test_the_tables_hold_them(split: Split) -> None:
     asked = questions(split, TASKS["sequential"], "test")
     ranked = RankedLists(asked, popular_lists(split, asked, 5))
-    found = newcomers(split, {"2-3": ranked, "popularity": ranked})
-    text = metrics_tables({"kinds": {}, "newcomers": {"sequential": found}}, {})
+    found = newcomers(split, {"2-3": ranked, "2-13": ranked, "popularity": ranked})
+    text = metrics_tables({"kinds": {}, "newcomers": {"sequential": found}}, HELDOUT)
     lines = text.splitlines()
     assert any("training interactions of the target item" in line for line in lines)
+    assert text.count("| P5 2-13 (held out) |") == 2
     row = found["items"]["2-3"]["2-4"]
-    (ours,) = [line for line in lines if line.startswith("| P5 2-3") and line.count("/") == 3]
+    (ours,) = [line for line in lines if line.startswith("| P5 2-3 ") and line.count("/") == 3]
     assert f"{row['hr@10']:.4f} / {row['ndcg@10']:.4f}" in ours
     assert lines.index(ours) > [line.startswith("| popularity") for line in lines].index(True)
