@@ -265,8 +265,8 @@ def plain_loop(options: argparse.Namespace) -> Measured:
     arguments = arguments_of(options)
     corpus: Corpus = train.prepare(arguments, Path(arguments.data.dataset))
     ours, words, mixture = train.build(arguments, corpus, 1)
-    shape = ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers")
-    shape += ("num_decoder_layers", "dropout_rate", "decoder_start_token_id")
+    shape = ["vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers"]
+    shape += ["num_decoder_layers", "dropout_rate", "decoder_start_token_id"]
     model = T5ForConditionalGeneration(
         T5Config(**{name: getattr(ours.config, name) for name in shape})
     )

@@ -179,14 +179,14 @@ class P5ForConditionalGeneration(_Initialised, T5ForConditionalGeneration):
         """T5's own; with ``weights`` of the examples the loss of ``training.target_loss``."""
         if weights is None:
             return super().forward(*args, **kwargs)
-        return self._target_loss(*args, weights=weights, **kwargs)
+        return self._target_loss(weights, *args, **kwargs)
 
     def _target_loss(
         self,
+        weights: torch.Tensor,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         labels: torch.Tensor,
-        weights: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         p5 = isinstance(self.encoder, P5Encoder)
         embed = self.encoder.embed if p5 else self.encoder.embed_tokens

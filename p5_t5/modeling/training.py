@@ -148,7 +148,7 @@ def _self_attention(
         for projection in (attention.q, attention.k, attention.v)
     )
     mixed = _attend(attention, layer.dropout, queries, keys, values, bias)
-    return hidden + layer.dropout(attention.o(tokens.pack(mixed)))
+    return hidden + _dropped(layer, attention.o(tokens.pack(mixed)))
 
 
 def _cross_attention(
@@ -164,7 +164,12 @@ def _cross_attention(
     queries = tokens.heads(attention, attention.q(normed(layer.layer_norm, hidden)))
     keys, values = (source.heads(attention, p(states)) for p in (attention.k, attention.v))
     mixed = _attend(attention, layer.dropout, queries, keys, values, bias)
-    return hidden + layer.dropout(attention.o(tokens.pack(mixed)))
+    return hidden + _dropped(layer, attention.o(tokens.pack(mixed)))
+
+
+def _dropped(layer: Any, written: torch.Tensor) -> torch.Tensor:
+    dropped: torch.Tensor = layer.dropout(written)
+    return dropped
 
 
 def _attend(
@@ -203,7 +208,8 @@ def normed(norm: T5LayerNorm, hidden: torch.Tensor) -> torch.Tensor:
     if norm.weight.dtype != torch.float32 or hidden.dtype != torch.float32:
         scaled: torch.Tensor = norm(hidden)
         return scaled
-    written: torch.Tensor = _Norm.apply(hidden, norm.weight, norm.variance_epsilon)
+    apply: Any = _Norm.apply
+    written: torch.Tensor = apply(hidden, norm.weight, norm.variance_epsilon)
     return written
 
 
@@ -243,7 +249,8 @@ def cross_entropy(
         The weighted sum, and each token's own without a gradient, shape (tokens,).
     """
     if hidden.device.type == "cpu" and hidden.dtype == weight.dtype == torch.float32:
-        loss, losses = _CrossEntropy.apply(hidden, weight, labels, weights)
+        apply: Any = _CrossEntropy.apply
+        loss, losses = apply(hidden, weight, labels, weights)
         return loss, losses
     logits = functional.linear(hidden, weight).float()
     losses = functional.cross_entropy(logits, labels, reduction="none")

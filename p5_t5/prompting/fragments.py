@@ -40,7 +40,7 @@ class Fragments:
         self._cut, self._codes = cut, codes
         self._templates: dict[_Parts, list[_Fragment]] = {}
         self._texts: dict[str, Sequence[int]] = {}
-        self._items: dict[str, tuple[int, list[Sequence[int]]]] = {}
+        self._items: dict[str, tuple[int, list[Sequence[Any]]]] = {}
 
     def encode(self, parts: _Parts, values: Mapping[str, Value], separator: str) -> list[int]:
         """Token ids of a filled template, no end.
@@ -92,12 +92,12 @@ class Fragments:
             ids = self._texts[text] = self._cut(text)
         return ids
 
-    def _separated(self, separator: str) -> tuple[int, list[Sequence[int]]]:
+    def _separated(self, separator: str) -> tuple[int, list[Sequence[Any]]]:
         """The tokens of every item's code after a separator, and how many are the separator's."""
         found = self._items.get(separator)
         if found is None:
             before = tuple(self._cut(separator))
-            items: list[Sequence[int]] = [(*before, *self._cut(code)) for code in self._codes]
+            items: list[Sequence[Any]] = [(*before, *self._cut(code)) for code in self._codes]
             found = self._items[separator] = len(before), items
         return found
 
