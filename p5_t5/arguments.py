@@ -216,3 +216,25 @@ class BatchArguments:
     num_threads: int = field(
         default=0, metadata={"help": "CPU threads of each process; 0 shares all cores out"}
     )
+
+
+@dataclass
+class TransferArguments:
+    """Zero-shot prompts about items of another data set, ``python -m p5_t5.transfer``."""
+
+    model: str = field(metadata={"help": "a folder that train.py wrote, or its name on the Hub"})
+    dataset: str = field(
+        metadata={"help": "the other data: a folder with tables, or the name of a preparer"}
+    )
+    prompts: list[str] = field(
+        default_factory=list,
+        metadata={"help": "files or folders of templates to add to, or put in the place of, ours"},
+    )
+    shared_users: bool = field(
+        default=False,
+        metadata={"help": "the same user id means the same person in both data sets"},
+    )
+    examples: int | None = field(
+        default=None, metadata={"help": "test examples a template; all if unset"}
+    )
+    json: bool = field(default=False, metadata={"help": "end with one JSON object in one line"})

@@ -11,6 +11,7 @@ from p5_t5.evaluation.evaluator import CANDIDATES
 from p5_t5.prompting.prompter import Prompt
 
 _RANKING = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
+_DISTINCT = ("distinct", "distinct_per_item")
 # The columns of each table, and what its heading adds to the kind of answer; a kind of answer gets
 # the tables that it has metrics for.
 _TABLES: Sequence[tuple[str, Sequence[str]]] = (
@@ -18,7 +19,19 @@ _TABLES: Sequence[tuple[str, Sequence[str]]] = (
     ("", ("accuracy", "precision", "recall", "f1", "auc")),
     (", ranking candidates", tuple(f"{name}{CANDIDATES}" for name in _RANKING)),
     ("", ("rmse", "mae", "rmse/decoded", "mae/decoded")),
-    ("", ("bleu-2", "bleu-4", "rouge-1", "rouge-2", "rouge-l", "feature_match", "distinct")),
+    (
+        "",
+        (
+            "bleu-2",
+            "bleu-4",
+            "rouge-1",
+            "rouge-2",
+            "rouge-l",
+            "feature_match",
+            "distinct",
+            "distinct_per_item",
+        ),
+    ),
 )
 
 
@@ -26,7 +39,8 @@ def metrics_tables(metrics: Mapping[str, Any], heldout: Mapping[str, frozenset[s
     """The test metrics as Markdown tables, baselines above the templates.
 
     Each task and kind of answer has a table of its own, or two where its answers are judged one by
-    one and as a ranking. Where several templates ask for the same, their mean and range follow.
+    one and as a ranking. Where several templates ask for the same, their mean and range follow. At
+    the end stands how well new items and new users are served.
 
     Args:
         metrics: what metrics.json holds.
@@ -47,7 +61,27 @@ def metrics_tables(metrics: Mapping[str, Any], heldout: Mapping[str, frozenset[s
                 if names:
                     lines = _lines(names, baselines, rows, spread)
                     tables.append(f"### {task}: {kind}{heading}\n\n{_table(lines)}")
-    return "\n\n".join(tables)
+    return "\n\n".join(tables + _newcomers_tables(metrics.get("newcomers", {})))
+
+
+def _newcomers_tables(newcomers: Mapping[str, Any]) -> list[str]:
+    """HR@10 / NDCG@10 by what training knows of the target item and of the user, as Markdown."""
+    said = {
+        "items": "by training interactions of the target item",
+        "users": "by the length of the user's training history",
+    }
+    tables = []
+    for task, parts in newcomers.items():
+        for part, rows in parts.items():
+            bins = next(iter(rows.values()))
+            lines = [["", *bins], ["n", *(f"{found['n']}" for found in bins.values())]]
+            for label, row in sorted(rows.items(), key=lambda pair: pair[0] != "popularity"):
+                name = label if label == "popularity" else f"P5 {label}"
+                cells = [f"{f['hr@10']:.4f} / {f['ndcg@10']:.4f}" for f in row.values()]
+                lines.append([name, *cells])
+            heading = f"### {task}: HR@10 / NDCG@10 {said[part]}"
+            tables.append(f"{heading}\n\n{_table(lines)}")
+    return tables
 
 
 def _lines(

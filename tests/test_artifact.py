@@ -39,12 +39,14 @@ def test_the_folder_holds_metrics_and_a_card(trained: Path) -> None:
     assert {"bleu-4", "rouge-1", "rouge-2", "rouge-l"} <= set(metrics["test"]["explanation"]["3-3"])
     assert "hr@10" in metrics["baselines"]["sequential"]["next_item"]["popularity"]
     assert "rmse" in metrics["baselines"]["rating"]["stars"]["global_mean"]
-    assert metrics["kinds"]["rating"]["stars"] == list(metrics["test"]["rating"])
+    kinds = metrics["kinds"]["rating"]
+    assert {*kinds["stars"], *kinds["like"]} == set(metrics["test"]["rating"])
     spread = metrics["sensitivity"]["sequential"]["next_item"]["hr@10"]
     assert spread["min"] <= spread["mean"] <= spread["max"] and spread["templates"] == 6
     assert {"split", "ties", "seen_items", "beams", "seed"} <= set(metrics["protocol"])
     card = (trained / "README.md").read_text()
     assert card.startswith("---\n") and "popularity" in card and "continue-1" in card
+    assert "by the length of the user's training history" in card
 
 
 def test_an_interrupted_save_leaves_the_old_model(

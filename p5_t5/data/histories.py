@@ -42,6 +42,8 @@ class Histories:
         items: the catalogue's row of each interaction, shape (interactions,).
         ratings: stars, NaN where there are none, shape (interactions,).
         profiles: profile columns as text, each of shape (users,); ``name`` is one of them.
+        numbers: what prompts call each user by, less one, shape (users,); their places here
+            without it.
     """
 
     user_ids: tuple[str, ...]
@@ -49,6 +51,7 @@ class Histories:
     items: npt.NDArray[np.int32]
     ratings: npt.NDArray[np.float32]
     profiles: Mapping[str, list[str]]
+    numbers: npt.NDArray[np.int64] | None = None
 
     @property
     def num_users(self) -> int:
@@ -86,7 +89,7 @@ class Histories:
         assert start <= end
         name = self.profiles["name"][user] if "name" in self.profiles else UNKNOWN
         return UserState(
-            number=user,
+            number=user if self.numbers is None else int(self.numbers[user]),
             name=self.user_ids[user] if name == UNKNOWN else name,
             profile={column: self.profiles[column][user] for column in self.profile_columns},
             items=self.items[start:end],

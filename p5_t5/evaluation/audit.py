@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from p5_t5.evaluation.evaluator import (
     questions,
     word_metrics,
 )
-from p5_t5.evaluation.metrics import ranking_metrics, rating_metrics
+from p5_t5.evaluation.metrics import ranking_metrics, rating_metrics, text_metrics
 from p5_t5.prompting.candidates import Candidates
 from p5_t5.prompting.tasks import Task
 from p5_t5.prompting.templates import AnswerKind, PromptTemplate
@@ -79,7 +80,8 @@ def baselines(
     """What is trivial to reach, from training rows only, by task, kind of answer and name.
 
     Popularity for items, among the catalogue or among candidates; global, user and item means for
-    stars; the more frequent answer for one of two words.
+    stars; the more frequent answer for one of two words; the most frequent text of all, of the user
+    and of the item for texts.
 
     Args:
         split: the data.
@@ -104,6 +106,8 @@ def baselines(
                 found = _means(own_split, asked, candidates.num_items)
             elif kind.form == "words":
                 found["majority"] = _majority(own_split, task, kind, asked, candidates)
+            elif kind.form == "text":
+                found = _frequent_texts(own_split, kind.slot, asked)
             if kind.form == "choice" or kind.proposes == "item":
                 found["popularity"] = _candidate_popularity(split, asked, candidates)
             if found:
@@ -124,6 +128,23 @@ def _popularity(split: Split, asked: Questions, num_items: int) -> Metrics:
         for name, value in ranking_metrics(everyone, target).items()
         if name != "n"
     }
+    return ranking_metrics(popular_lists(split, asked, num_items), target) | metrics
+
+
+def popular_lists(split: Split, asked: Questions, num_items: int) -> npt.NDArray[np.int64]:
+    """The items with the most training interactions that a user does not have yet.
+
+    Args:
+        split: the data.
+        asked: the examples.
+        num_items: the size of the catalogue, whose order decides ties.
+
+    Returns:
+        Catalogue rows, best first, padded with -1, shape (examples, 20).
+    """
+    histories = split.histories
+    counts = np.bincount(histories.items[split.rows("train")], minlength=num_items)
+    order = np.argsort(-counts, kind="stable")
     unseen = np.full((len(asked), CUTOFF), -1)
     starts = histories.offsets[asked.users]
     for i, (start, row) in enumerate(zip(starts.tolist(), asked.rows.tolist(), strict=True)):
@@ -131,7 +152,7 @@ def _popularity(split: Split, asked: Questions, num_items: int) -> Metrics:
         head = order[: CUTOFF + row - start]
         kept = head[~np.isin(head, histories.items[start:row])][:CUTOFF]
         unseen[i, : len(kept)] = kept
-    return ranking_metrics(unseen, target) | metrics
+    return unseen
 
 
 def _candidate_popularity(split: Split, asked: Questions, candidates: Candidates) -> Metrics:
@@ -161,6 +182,36 @@ def _majority(
         pairs = zip(asked.users.tolist(), asked.positions.tolist(), strict=True)
         labels = np.array([candidates.asked(task, kind, *pair).agreed for pair in pairs])
     return word_metrics(np.full(len(asked), share), labels)
+
+
+def _frequent_texts(split: Split, column: str, asked: Questions) -> dict[str, Metrics]:
+    """What training rows say most often; where a user or an item says nothing, all of them do."""
+    users, _ = split.positions("train")
+    rows = split.rows("train")
+    known = split.known(column)[rows]
+    users, rows = users[known], rows[known]
+    items = split.histories.items
+    texts = [split.texts[column][row] or "" for row in rows.tolist()]
+    if not texts:
+        return {}
+    references = [split.texts[column][row] or "" for row in asked.rows.tolist()]
+    everybody = _modes([0] * len(texts), texts)[0]
+    by_user, by_item = _modes(users.tolist(), texts), _modes(items[rows].tolist(), texts)
+    targets = items[asked.rows].tolist()
+    said = {
+        "frequent_text": [everybody] * len(asked),
+        "user_text": [by_user.get(user, everybody) for user in asked.users.tolist()],
+        "item_text": [by_item.get(item, everybody) for item in targets],
+    }
+    return {name: text_metrics(predicted, references) for name, predicted in said.items()}
+
+
+def _modes(groups: Sequence[int], texts: Sequence[str]) -> dict[int, str]:
+    """The most frequent text of each group, the first one on ties."""
+    counts: dict[int, Counter[str]] = {}
+    for group, text in zip(groups, texts, strict=True):
+        counts.setdefault(group, Counter())[text] += 1
+    return {group: own.most_common(1)[0][0] for group, own in counts.items()}
 
 
 def _means(split: Split, asked: Questions, num_items: int) -> dict[str, Metrics]:

@@ -60,6 +60,19 @@ class Questions:
         return Questions(self.users[chosen], self.positions[chosen], self.rows[chosen])
 
 
+@dataclass(frozen=True)
+class RankedLists:
+    """What was recommended to some examples, items that a user already has excluded.
+
+    Attributes:
+        asked: the examples.
+        items: catalogue rows, best first, padded with -1, shape (examples, 20).
+    """
+
+    asked: Questions
+    items: npt.NDArray[np.int64]
+
+
 def questions(
     split: Split,
     task: Task,
@@ -117,6 +130,7 @@ class Evaluator:
         at_most: int | None = None,
         keep_seen: Sequence[bool] = (False, True),
         candidate_users: int = 0,
+        lists: dict[str, dict[str, RankedLists]] | None = None,
     ) -> dict[str, dict[str, Metrics]]:
         """All metrics, by family and template id.
 
@@ -129,6 +143,7 @@ class Evaluator:
                 for each.
             candidate_users: for so many users the candidates are also ranked by the probability of
                 "yes", one prompt a candidate.
+            lists: is given the lists ranked over the whole catalogue, by family and template id.
         """
         report: dict[str, dict[str, Metrics]] = {}
         for task in tasks:
@@ -137,8 +152,11 @@ class Evaluator:
                     continue
                 asked = questions(self.split, task, part, at_most, needs=template.needs)
                 if len(asked):
-                    found = self.judge(task, template, asked, keep_seen, candidate_users)
+                    own: list[RankedLists] = []
+                    found = self.judge(task, template, asked, keep_seen, candidate_users, own)
                     report.setdefault(task.name, {})[template.id] = found
+                    if lists is not None and own:
+                        lists.setdefault(task.name, {})[template.id] = own[0]
         return report
 
     def judge(
@@ -148,8 +166,9 @@ class Evaluator:
         asked: Questions,
         keep_seen: Sequence[bool] = (False, True),
         candidate_users: int = 0,
+        lists: list[RankedLists] | None = None,
     ) -> Metrics:
-        """The metrics of one template on the given examples."""
+        """The metrics of one template on the given examples; see ``evaluate``."""
         kind = task.kind(template)
         facts = [
             self.candidates.asked(task, kind, user, position)
@@ -157,7 +176,7 @@ class Evaluator:
         ]
         prompts = self._prompts(template, asked, facts)
         if kind.form == "item":
-            return self._ranking(prompts, asked, keep_seen)
+            return self._ranking(prompts, asked, keep_seen, lists)
         if kind.form == "choice":
             return self._choice(prompts, asked, facts)
         if kind.form == "stars":
@@ -188,7 +207,11 @@ class Evaluator:
         ]
 
     def _ranking(
-        self, prompts: Sequence[Prompt], asked: Questions, keep_seen: Sequence[bool]
+        self,
+        prompts: Sequence[Prompt],
+        asked: Questions,
+        keep_seen: Sequence[bool],
+        lists: list[RankedLists] | None,
     ) -> Metrics:
         target = self.split.histories.items[asked.rows]
         catalogue = self.prompter.catalogue
@@ -198,10 +221,14 @@ class Evaluator:
         for keep in keep_seen:
             ranking = self.predictor.rank(prompts, wide, None if keep else self.seen(asked))
             items, _ = self.diversity.rerank(*ranking, categories, CUTOFF)
+            if lists is not None and not keep:
+                lists.append(RankedLists(asked, items))
             found = ranking_metrics(items, target)
-            found |= diversity_metrics(
-                items, len(catalogue), categories if catalogue.category_names else None
-            )
+            # Decoding without a constraint may find no item for anyone.
+            if (items >= 0).any():
+                found |= diversity_metrics(
+                    items, len(catalogue), categories if catalogue.category_names else None
+                )
             n = found.pop("n")
             metrics |= {f"{name}{KEEP_SEEN if keep else ''}": v for name, v in found.items()}
             metrics["n"] = n
@@ -264,6 +291,8 @@ class Evaluator:
         rows = asked.rows.tolist()
         references = [self.split.texts[kind.slot][row] or "" for row in rows]
         metrics = text_metrics(written, references)
+        items = len(np.unique(self.split.histories.items[asked.rows]))
+        metrics["distinct_per_item"] = len(set(written)) / items
         if kind.slot == "explanation" and "feature" in self.split.texts:
             features = [self.split.texts["feature"][row] for row in rows]
             matched = feature_match(written, features)

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from p5_t5.evaluation.audit import audit, baselines
-from p5_t5.evaluation.evaluator import CANDIDATES, KEEP_SEEN, Evaluator, sensitivity
+from p5_t5.evaluation.audit import audit, baselines, popular_lists
+from p5_t5.evaluation.evaluator import (
+    CANDIDATES,
+    KEEP_SEEN,
+    Evaluator,
+    RankedLists,
+    sensitivity,
+)
+from p5_t5.evaluation.newcomers import newcomers
 from p5_t5.prompting.corpus import Corpus
 
 
@@ -30,7 +37,8 @@ def final_report(
     Returns:
         ``protocol``, ``test`` (task → template → metric), ``kinds`` (task → kind of answer → its
         templates in ``test``), ``sensitivity`` (task → kind → metric → mean, min and max over
-        these) and ``baselines`` (task → kind → baseline → metric).
+        these), ``baselines`` (task → kind → baseline → metric) and ``newcomers`` (task → items or
+        users → template or baseline → bin → metric).
     """
     tasks = corpus.judged
     templates = corpus.templates if everything else corpus.reported()
@@ -49,7 +57,14 @@ def final_report(
         **run,
         "audit": audit(corpus.split, corpus.catalogue.codes),
     }
-    test = evaluator.evaluate(tasks, templates, "test", candidate_users=candidate_users)
+    lists: dict[str, dict[str, RankedLists]] = {}
+    test = evaluator.evaluate(
+        tasks, templates, "test", candidate_users=candidate_users, lists=lists
+    )
+    for ranked in lists.values():
+        asked = next(iter(ranked.values())).asked
+        popular = popular_lists(corpus.split, asked, len(corpus.catalogue))
+        ranked["popularity"] = RankedLists(asked, popular)
     return {
         "protocol": protocol,
         "test": test,
@@ -65,4 +80,5 @@ def final_report(
         },
         "sensitivity": sensitivity(test, templates),
         "baselines": baselines(corpus.split, tasks, templates, evaluator.candidates),
+        "newcomers": {task: newcomers(corpus.split, own) for task, own in lists.items()},
     }

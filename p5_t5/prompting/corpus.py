@@ -143,6 +143,7 @@ def read_corpus(
     seed: int = 0,
     known: Catalogue | None = None,
     protocol: Protocol = CORRECTED,
+    judged_only: bool = False,
 ) -> Corpus:
     """Reads, checks and splits a data set, numbers its items and finds the prompts for it.
 
@@ -158,6 +159,8 @@ def read_corpus(
         seed: of the item codes, and of a random split of rows.
         known: the catalogue of a trained model, whose codes are kept.
         protocol: where training and judging follow P5's program.
+        judged_only: nothing is to be learnt, so that tasks without a template for training will
+            do; prompts of other tasks are passed over.
 
     Raises:
         ValueError: anything is wrong with the tables or templates, or no task can be taught; or
@@ -192,6 +195,9 @@ def read_corpus(
         read = {key: template for key, template in read.items() if not template.given}
     if protocol.late_targets:
         tasks = [(LATE_SEQUENTIAL if task is SEQUENTIAL else task, share) for task, share in tasks]
+    if judged_only:
+        wanted = {task.name for task, _ in tasks}
+        read = {key: template for key, template in read.items() if template.family in wanted}
     templates, left_out = usable(read, slots)
     notes += left_out
     taught: list[tuple[Task, float]] = []
@@ -204,9 +210,10 @@ def read_corpus(
             taught.append((task, share))
         else:
             untaught.append(task)
-    if not taught:
-        wanted = ", ".join(task.name for task, _ in tasks)
-        raise ValueError(f"{folder}: none of the tasks {wanted} can be learnt from it: {notes[-1]}")
+    if not taught and not (judged_only and untaught):
+        names = ", ".join(task.name for task, _ in tasks)
+        done = "asked about" if judged_only else "learnt from"
+        raise ValueError(f"{folder}: none of the tasks {names} can be {done} it: {notes[-1]}")
     stars = split.stars()
     if protocol.rating_jitter:
         check_whole_stars(stars)

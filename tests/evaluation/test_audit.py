@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,22 @@ def test_the_majority_is_that_of_training(tmp_path: Path) -> None:
     found = baselines_of(split, "rating", "like")["majority"]
     assert found == {"accuracy": 0.5, "precision": 0, "recall": 0, "f1": 0, "auc": 0.5, "n": 2}
     assert set(baselines_of(split, "direct", "yes_no")) == {"majority", "popularity"}
+
+
+def test_frequent_texts_are_those_of_training(tmp_path: Path) -> None:
+    said = ["dull", "warm tone", "warm tone", "held out", "held out"]
+    said += ["dull", "dull", "sharp", "no word", "dull"]
+    split = replace(split_of(tmp_path, ROWS), texts={"explanation": said})
+    found = baselines_of(split, "explanation", "sentence")
+    # All say "dull" most, so does v, but u says "warm tone". Of e nothing is said, and of b three
+    # things once each, "warm tone" first. "held out" and "dull" are right.
+    assert set(found) == {"frequent_text", "user_text", "item_text"}
+    assert found["frequent_text"]["rouge-1"] == 50
+    assert found["user_text"]["distinct"] == 1
+    assert found["user_text"]["rouge-1"] == 50
+    assert found["item_text"]["rouge-1"] == 0
+    silent = replace(split, texts={"explanation": [*said[:3], None, None, *said[5:8], None, "x"]})
+    assert baselines_of(silent, "explanation", "sentence")["frequent_text"]["n"] == 1
 
 
 def test_a_kind_of_answer_that_is_not_judged_gets_no_baseline(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from p5_t5.data.catalogue import Catalogue
 from p5_t5.decoding.diversity import Diversity
 from p5_t5.evaluation.evaluator import (
     Evaluator,
+    RankedLists,
     best_templates,
     questions,
     sensitivity,
@@ -100,6 +101,20 @@ def test_without_categories_there_is_no_distance(corpus: Corpus, evaluator: Eval
     assert "coverage@10" in metrics and "intra_list_distance@10" not in metrics
 
 
+def test_ranked_lists_are_handed_out_with_seen_items_excluded(
+    corpus: Corpus, evaluator: Evaluator
+) -> None:
+    lists: dict[str, dict[str, RankedLists]] = {}
+    tasks = [TASKS["sequential"], TASKS["rating"]]
+    found = evaluator.evaluate(tasks, corpus.reported(), "test", at_most=15, lists=lists)
+    assert set(lists) == {"sequential"}  # stars are no lists
+    assert lists["sequential"].keys() == found["sequential"].keys()
+    for id_, ranked in lists["sequential"].items():
+        target = corpus.split.histories.items[ranked.asked.rows]
+        for name, value in ranking_metrics(ranked.items, target).items():
+            assert found["sequential"][id_][name] == value
+
+
 def test_every_template_of_a_task_is_judged_on_the_same_rows(
     corpus: Corpus, evaluator: Evaluator
 ) -> None:
@@ -114,9 +129,9 @@ def test_validation_picks_by_the_mean_over_the_seen_templates(
     validation = Validation(evaluator, corpus, at_most=8, keep_seen=True, metric="rating/rmse")
     found = validation.run()
     assert set(found) == {"sequential", "rating", "review", "direct"}
-    assert set(found["rating"]) == {"1-6"}  # reported, and not held out
+    assert set(found["rating"]) == {"1-4", "1-6"}  # reported, and not held out
     assert set(found["direct"]) == {"5-1", "5-4", "5-5"}
-    rows = [row["rmse"] for row in found["rating"].values()]
+    rows = [row["rmse"] for row in found["rating"].values() if "rmse" in row]
     assert validation.value(found) == pytest.approx(-np.mean(rows))
     assert f"{min(rows):.4f} to {max(rows):.4f}" in validation.line(found)
     first = replace(validation, metric=None)
@@ -219,6 +234,8 @@ def test_headlines_are_judged_by_the_summaries(corpus: Corpus, evaluator: Evalua
     asked = questions(corpus.split, task, "test", 5, needs=template.needs)
     metrics = evaluator.judge(task, template, asked)
     assert {"bleu-2", "rouge-1", "rouge-l"} <= set(metrics) and "feature_match" not in metrics
+    items = len(set(corpus.split.histories.items[asked.rows].tolist()))
+    assert metrics["distinct_per_item"] == pytest.approx(metrics["distinct"] * 5 / items)
 
 
 def test_the_spread_is_over_the_templates_of_one_kind(corpus: Corpus) -> None:
