@@ -252,3 +252,17 @@ def test_the_spread_is_over_the_templates_of_one_kind(corpus: Corpus) -> None:
             "like": {"auc": {"mean": 0.7, "min": 0.7, "max": 0.7, "templates": 1}},
         }
     }
+
+
+def test_a_model_that_names_no_item_has_no_lists_to_describe(
+    corpus: Corpus, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(prompts: list[object], k: int, *_: object) -> tuple[np.ndarray, np.ndarray]:
+        return np.full((len(prompts), k), -1), np.full((len(prompts), k), -np.inf)
+
+    monkeypatch.setattr(evaluator.predictor, "rank", nothing)
+    template = next(t for t in corpus.templates if t.id == "2-3")
+    asked = questions(corpus.split, TASKS["sequential"], "test", 5)
+    metrics = evaluator.judge(TASKS["sequential"], template, asked)
+    assert metrics["hr@10"] == metrics["mrr"] == 0 and metrics["n"] == 5
+    assert "coverage@10" not in metrics
