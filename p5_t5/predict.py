@@ -33,6 +33,7 @@ from transformers import HfArgumentParser
 from p5_t5.arguments import BatchArguments
 from p5_t5.artifact import Knowledge, find_artifact, load_artifact
 from p5_t5.decoding.predictor import Predictor
+from p5_t5.modeling.training import keep_freed_memory
 from p5_t5.prompting.prompter import Asked
 from p5_t5.prompting.templates import PromptTemplate
 
@@ -106,6 +107,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(options.num_threads or max((cores or 1) // state.num_processes, 1))
+    keep_freed_memory()
     try:
         job, identity = read_job(options, state.device)
         if state.is_main_process:

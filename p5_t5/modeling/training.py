@@ -9,6 +9,7 @@ never leave the cache, since their gradient follows from them at once.
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -32,9 +33,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def keep_freed_memory() -> None:
     """Tells glibc to keep the memory of freed tensors.
 
-    Otherwise it goes back to the system and comes again page by page, a sixth of a training step.
+    Otherwise it goes back to the system and comes again page by page, a sixth of a training step
+    and as much of a search.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that glibc allows
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
