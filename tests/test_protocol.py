@@ -239,7 +239,7 @@ def test_a_run_as_in_the_paper_says_so_and_is_saved_with_all_it_needs(
         f"--dataset={toy}", f"--output_dir={output}", "--protocol=paper", "--max_train_steps=12",
         "--evaluations=1", "--eval_examples=20", "--vocab_size=400", "--d_model=32", "--d_ff=64",
         "--d_kv=8", "--tokens_per_batch=2000", "--candidate_users=2", "--candidates=20",
-        "--tasks", "sequential", "rating",
+        "--beams=8", "--tasks", "sequential", "rating",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     model, tokenizer, knowledge = load_artifact(output)
@@ -249,6 +249,7 @@ def test_a_run_as_in_the_paper_says_so_and_is_saved_with_all_it_needs(
     with pytest.raises(ValueError, match="go on with --heldout_item_order true"):
         checkpoint_catalogue(str(output), CORRECTED)
     assert not any(template.given for template in knowledge.templates)
+    assert done.stdout.count("user ") >= 5 and "p5-recommend" in done.stdout
     for switch in SWITCHES:
         assert f"- as_in_the_paper, {switch}: True" in done.stdout
         assert f"- as_in_the_paper, {switch}: True" in (output / "README.md").read_text()

@@ -7,7 +7,7 @@ training, evaluation) goes by what the task and its templates say of themselves.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ class Task:
             epoch, by kind of answer.
         last_targets: only so many of a user's last training interactions are asked about in
             training, after at least two others; ``None`` for all. Histories then start at the
-            first, second or third interaction.
+            first, second or third interaction. It stays the same task.
     """
 
     family: Family
@@ -55,7 +55,7 @@ class Task:
     hides_repeats: bool = True
     about_rows: bool = False
     user_examples: Mapping[str, int] | None = None
-    last_targets: int | None = None
+    last_targets: int | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
