@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -51,6 +53,32 @@ def run_train(*options: str, timeout: float = 300) -> subprocess.CompletedProces
     return subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+_SEVERAL = """
+import json, sys
+import train
+ends = []
+for options in json.loads(sys.argv[1]):
+    sys.argv = ["train.py", *options]
+    try:
+        train.main()
+        ends.append(None)
+    except SystemExit as end:
+        ends.append(end.code)
+print(json.dumps(ends))
+"""
+
+
+def last_words(runs: Sequence[Sequence[str]]) -> list[str | None]:
+    """What runs of train.py that refuse their options exit with, all in one process."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SEVERAL, json.dumps([list(options) for options in runs])],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ends: list[str | None] = json.loads(done.stdout.splitlines()[-1])
+    return ends
 
 
 @pytest.fixture(scope="session")

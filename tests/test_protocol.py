@@ -35,7 +35,7 @@ def corpus_of(folder: Path, item_ids: str = "atomic", **switches: bool) -> Corpu
 
 def mixture_of(corpus: Corpus) -> Mixture:
     """Its prompts are cut into words."""
-    return Mixture(corpus, str.split, tokens_per_batch=400, batches_per_step=1, seed=0)
+    return Mixture(corpus, str.split, "</s>", tokens_per_batch=400, batches_per_step=1, seed=0)
 
 
 def plan(mixture: Mixture) -> dict[str, np.ndarray]:
@@ -182,8 +182,9 @@ def test_late_targets_are_the_last_three_of_training_and_histories_start_early(t
     planned = plan(mixture)
     source = "Here is what user_"
     starts: Counter[int] = Counter()
+    examples = mixture.epoch(0).examples
     for row in np.flatnonzero(planned["task"] == 0)[:300].tolist():
-        words = mixture.epoch(0).examples[row]["input_ids"]
+        words = examples[row]["input_ids"]
         if " ".join(words).startswith(source):
             user, position = int(planned["user"][row]), int(planned["position"][row])
             state = corpus.split.histories.state(user, position)
@@ -201,7 +202,7 @@ def test_stars_are_jittered_in_training_alone(toy: Path) -> None:
         mixture = mixture_of(corpus)
         rows = np.flatnonzero(plan(mixture)["task"] == 1)
         examples = mixture.epoch(0).examples
-        answers = {examples[row]["labels"][-1] for row in rows.tolist()}
+        answers = {examples[row]["labels"][-2] for row in rows.tolist()}
         assert {"yes", "no", "like", "dislike"} < answers
         seen[switch] = answers - {"yes", "no", "like", "dislike"}
         rating = FAMILIES[1][0]

@@ -110,7 +110,9 @@ def test_prompts_hold_the_newest_items_of_the_history_and_nothing_later(
 
 def test_the_draw_of_the_mixture_seeds_the_spans(corpus: Corpus) -> None:
     def drawn(seed: int) -> list[list[str]]:
-        made = Mixture(corpus, str.split, tokens_per_batch=500, batches_per_step=1, seed=seed)
+        made = Mixture(
+            corpus, str.split, "</s>", tokens_per_batch=500, batches_per_step=1, seed=seed
+        )
         return [list(words) for words in made.epoch(0).examples[:50]["labels"]]
 
     assert drawn(1) == drawn(1) != drawn(2)
@@ -133,7 +135,7 @@ def test_an_example_has_its_own_spans_and_a_judged_user_always_the_same() -> Non
 
 def test_batches_nearly_keep_the_budget(toy: Path) -> None:
     whole = read_corpus(toy, read_tasks(["denoising"]), PromptSettings(), seed=0)
-    made = Mixture(whole, str.split, tokens_per_batch=600, batches_per_step=1, seed=0)
+    made = Mixture(whole, str.split, "</s>", tokens_per_batch=600, batches_per_step=1, seed=0)
     epoch = made.epoch(0)
     sizes = []
     for (rows,) in epoch.steps:
