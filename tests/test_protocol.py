@@ -179,11 +179,11 @@ def test_late_targets_are_the_last_three_of_training_and_histories_start_early(t
     assert np.array_equal(task.examples(corpus.split, "test"), task.examples(whole, "test"))
 
     mixture = mixture_of(corpus)
-    planned = plan(mixture)
+    planned, examples = plan(mixture), mixture.epoch(0).examples
     source = "Here is what user_"
     starts: Counter[int] = Counter()
     for row in np.flatnonzero(planned["task"] == 0)[:300].tolist():
-        words = mixture.epoch(0).examples[row]["input_ids"]
+        words = examples[row]["input_ids"]
         if " ".join(words).startswith(source):
             user, position = int(planned["user"][row]), int(planned["position"][row])
             state = corpus.split.histories.state(user, position)
