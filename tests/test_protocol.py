@@ -179,7 +179,7 @@ def test_late_targets_are_the_last_three_of_training_and_histories_start_early(t
     assert np.array_equal(task.examples(corpus.split, "test"), task.examples(whole, "test"))
 
     mixture = mixture_of(corpus)
-    planned = plan(mixture)
+    planned, examples = plan(mixture), mixture.epoch(0).examples
     source = "Here is what user_"
     starts: Counter[int] = Counter()
     examples = mixture.epoch(0).examples
