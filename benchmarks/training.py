@@ -42,6 +42,7 @@ from p5_t5.arguments import DataArguments, ModelArguments, PredictArguments, Tra
 from p5_t5.modeling.collator import Collator
 from p5_t5.prompting.corpus import Corpus
 from p5_t5.prompting.mixture import Mixture
+from p5_t5.protocol import CORRECTED
 
 HOME = Path(__file__).resolve().parents[1]
 REVIEWS = SHARED / "amazon_musical_instruments" / "reviews_Musical_Instruments_5.json.gz"
@@ -97,6 +98,7 @@ def arguments_of(options: argparse.Namespace) -> train.Arguments:
             overwrite=True,
         ),
         PredictArguments(),
+        CORRECTED,
     )
 
 
@@ -154,7 +156,7 @@ class OurLoop:
         arguments = arguments_of(options)
         accelerator = train.start(arguments)
         corpus = train.prepare(arguments, Path(arguments.data.dataset))
-        model, words, mixture = train.build(arguments, corpus, accelerator.num_processes)
+        model, words, mixture = train.build(arguments, corpus, corpus, accelerator.num_processes)
         validation = train.judge(arguments, corpus, model, words)
         self.loop = train.Loop(arguments, accelerator, model, Collator(words), mixture, validation)
         self.loop.begin()
@@ -264,7 +266,7 @@ def plain_loop(options: argparse.Namespace) -> Measured:
     torch.set_num_threads(options.threads)
     arguments = arguments_of(options)
     corpus: Corpus = train.prepare(arguments, Path(arguments.data.dataset))
-    ours, words, mixture = train.build(arguments, corpus, 1)
+    ours, words, mixture = train.build(arguments, corpus, corpus, 1)
     shape = ["vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers"]
     shape += ["num_decoder_layers", "dropout_rate", "decoder_start_token_id"]
     model = T5ForConditionalGeneration(
