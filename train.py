@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, pipeline
+from transformers import pipeline
 
 import p5_t5  # noqa: F401 - registers the pipeline
-from p5_t5.arguments import DataArguments, ModelArguments, PredictArguments, TrainArguments
+from p5_t5.arguments import Arguments, read_arguments
 from p5_t5.artifact import Knowledge, checkpoint_catalogue, save_artifact
 from p5_t5.checkpoints import RunFolder
 from p5_t5.data.sources import find_dataset
@@ -45,47 +45,10 @@ from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
 from p5_t5.prompting.mixture import Mixture
 from p5_t5.prompting.prompter import PromptSettings
 from p5_t5.prompting.tasks import DENOISING, SEQUENTIAL
-from p5_t5.protocol import Protocol
-from p5_t5.protocol import defaults as protocol_defaults
 from p5_t5.schedule import Progress, Schedule, most_steps
 
-# Without a limit a run ends at the first of these two.
-DEFAULT_MINUTES, DEFAULT_EPOCHS = 9.0, 5.0
-DEFAULT_TASKS, DEFAULT_HISTORY = ("sequential=5", "rating=6", "explanation=1"), 50
-# P5's program trains all of its families, as often as its sampling counts say.
-COUNTED_TASKS = ("sequential", "rating", "explanation", "review", "direct")
 HOME = Path(__file__).resolve().parent
 Batch = Mapping[str, torch.Tensor]
-
-
-@dataclass
-class Arguments:
-    """The groups of the command line."""
-
-    data: DataArguments
-    model: ModelArguments
-    train: TrainArguments
-    predict: PredictArguments
-    protocol: Protocol
-
-    @property
-    def output(self) -> Path:
-        """The trained model's folder."""
-        name = Path(self.data.dataset).resolve().name
-        return Path(self.train.output_dir or Path("outputs") / name)
-
-    @property
-    def tasks(self) -> Sequence[str]:
-        """What is taught, as ``read_tasks`` reads it."""
-        counted = self.protocol.sampling_counts
-        return self.data.tasks or (COUNTED_TASKS if counted else DEFAULT_TASKS)
-
-    @property
-    def max_history(self) -> int:
-        """How many of the newest items a prompt may list."""
-        if self.data.max_history is not None:
-            return self.data.max_history
-        return sys.maxsize if self.protocol.right_truncation else DEFAULT_HISTORY
 
 
 def main() -> None:
@@ -129,52 +92,6 @@ def main() -> None:
             print(f"saved to {arguments.output}: train.py --model_name_or_path {arguments.output}")
     accelerator.wait_for_everyone()
     accelerator.end_training()
-
-
-def read_arguments() -> Arguments:
-    """Reads and checks the command line."""
-    groups: Any = (DataArguments, ModelArguments, TrainArguments, PredictArguments, Protocol)
-    parser = HfArgumentParser(groups, description="Train a P5 and report its test metrics.")
-    # What is said on the command line wins over what a protocol says, and that over the defaults.
-    parser.set_defaults(**protocol_defaults(parser.parse_known_args()[0].protocol))
-    data, model, train, predict, protocol = parser.parse_args_into_dataclasses()
-    check_switches(data, model, protocol)
-    limits = ("num_train_epochs", "max_train_steps", "max_train_minutes")
-    if all(getattr(train, name) is None for name in limits):
-        train.num_train_epochs, train.max_train_minutes = DEFAULT_EPOCHS, DEFAULT_MINUTES
-    for name in (*limits, "learning_rate", "tokens_per_batch", "evaluations", "save_total_limit"):
-        value = getattr(train, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name} must be above 0, not {value}")
-    if train.stage not in ("tasks", "pretrain"):
-        raise ValueError(f"--stage must be tasks or pretrain, not {train.stage!r}")
-    if train.report_to not in ("tensorboard", "none"):
-        raise ValueError(f"--report_to must be tensorboard or none, not {train.report_to!r}")
-    if predict.report not in ("pairs", "all"):
-        raise ValueError(f"--report must be pairs or all, not {predict.report!r}")
-    if data.candidates < 2 or data.review_words < 1 or predict.candidate_users < 0:
-        raise ValueError(
-            "--candidates must be at least 2, --review_words at least 1 and --candidate_users at "
-            f"least 0, not {data.candidates}, {data.review_words} and {predict.candidate_users}"
-        )
-    return Arguments(data, model, train, predict, protocol)
-
-
-def check_switches(data: DataArguments, model: ModelArguments, protocol: Protocol) -> None:
-    """An error where a switch could not do anything."""
-    if protocol.heldout_item_order and data.item_ids not in ("sequential", "collaborative"):
-        raise ValueError(
-            f"--heldout_item_order: --item_ids {data.item_ids} don't follow the histories; choose "
-            "sequential or collaborative, or set --heldout_item_order false"
-        )
-    if protocol.whole_words_in_training_only and not model.whole_word_embeddings:
-        raise ValueError("--whole_words_in_training_only needs --whole_word_embeddings")
-    shares = [task for task in data.tasks or () if "=" in task]
-    if protocol.sampling_counts and shares:
-        raise ValueError(
-            f"--tasks {shares[0]}: with --sampling_counts tasks have no shares; give names alone, "
-            "or set --sampling_counts false"
-        )
 
 
 def start(arguments: Arguments) -> Accelerator:

@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,23 +23,30 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from catalogue_sizes import catalogue_sizes
+from measuring import (
+    BEAMS,
+    COMPACT,
+    CPU,
+    END,
+    SHARED,
+    Codes,
+    K,
+    Rows,
+    best_of,
+    make_model,
+    matmul_speed,
+    padded,
+)
 from sentencepiece import SentencePieceProcessor
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import T5ForConditionalGeneration
 
 from p5_t5.decoding.beam_search import NO_ITEM, beam_search
-from p5_t5.decoding.legal import LegalLeaves
 from p5_t5.decoding.tree_decoder import TreeDecoder
 from p5_t5.decoding.trie import TrieTensors, build_trie
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-BEAMS = K = 20
 BATCH_SIZES = (1, 16, 64)
-COMPACT = {"d_model": 128, "d_kv": 32, "d_ff": 512, "num_heads": 4, "num_layers": 4}
 T5_SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_heads": 8, "num_layers": 6}
-END = 1
-CPU = torch.device("cpu")
-Rows = list[list[int]]
-Codes = list[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,8 @@ def main() -> None:
     parser.add_argument("--only", choices=["peer", "sizes", "lists"], help="one part alone")
     parser.add_argument("--lists", type=int, default=1_000_000, help="lists looked through")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--build", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     options = parser.parse_args()
-    if options.build:
-        print(json.dumps(build_cost(fixed_codes(*options.build))))
-        return
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     print(
@@ -123,38 +123,6 @@ def read_texts(sequences: Path, spiece: Path, users: int) -> Texts:
         for user, *history in (lines[i] for i in chosen)
     ]
     return Texts(sorted(sources, key=len), [tuple(cut(item)) for item in items], 32128)
-
-
-def make_model(shape: dict[str, int], vocabulary: int) -> T5ForConditionalGeneration:
-    """A T5 with random weights."""
-    config = T5Config(
-        vocab_size=vocabulary, decoder_start_token_id=0, pad_token_id=0, eos_token_id=END, **shape
-    )
-    return T5ForConditionalGeneration(config).eval()
-
-
-def padded(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask of a batch."""
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    for row, tokens in zip(ids, rows, strict=True):
-        row[: len(tokens)] = torch.tensor(tokens)
-    return ids, (ids != 0).long()
-
-
-def best_of(repeats: int, run: Callable[[], object]) -> float:
-    """Seconds of the fastest of some runs."""
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
-def matmul_speed() -> float:
-    """The machine's speed in large matrix products, in operations a second."""
-    a = torch.randn(2048, 2048)
-    return 2 * 2048**3 / best_of(10, lambda: a @ a)
 
 
 def against_hugging_face(options: argparse.Namespace) -> dict[str, float]:
@@ -282,110 +250,6 @@ def necessary_operations(
     finally:
         TreeDecoder.read = read  # type: ignore[method-assign]
     return total
-
-
-def fixed_codes(items: int, width: int) -> Codes:
-    """Different codes of four tokens, drawn at random from so many tokens a level."""
-    numbers = np.random.default_rng(0).choice(width**4, items, replace=False)
-    levels = [2 + level * 256 + numbers // width**level % width for level in range(4)]
-    return [tuple(row) for row in np.stack(levels, axis=1).tolist()]
-
-
-def catalogue_sizes(options: argparse.Namespace) -> dict[str, float]:
-    """Time a user and with masks, for catalogues up to a million items."""
-    model = make_model(COMPACT, 2 + 4 * 256)
-    sizes = [s for s in (1_000, 10_000, 100_000, 1_000_000) if s <= options.largest]
-    print("| items | tokens a level | ms a user | with masks | build, s | build, MB | trie, MB |")
-    print("|---:|---:|---:|---:|---:|---:|---:|")
-    times: dict[tuple[int, bool], float] = {}
-    slowdown: dict[bool, float] = {}
-    for full in (True, False):
-        # A full tree needs all four tokens whatever its size. Among 256 tokens a level two tell
-        # 10,000 items apart and the rest costs nothing, so few items are faster for that reason.
-        for size in sizes if full else sizes[1::2]:
-            width = math.ceil(size**0.25) if full else 256
-            cost = build_cost_apart(size, width)
-            plain, ratio = with_and_without_masks(model, fixed_codes(size, width), options.repeats)
-            times[size, full] = plain
-            slowdown[full] = max(slowdown.get(full, 1.0), ratio)
-            print(
-                f"| {size:,} | {width} | {plain:.2f} | {ratio - 1:+.1%} | "
-                f"{cost['seconds']:.1f} | {cost['mb']:.0f} | {cost['trie_mb']:.0f} |",
-                flush=True,
-            )
-    print()
-    results = {
-        "mask_slowdown": slowdown[True],
-        "mask_slowdown_256_wide": slowdown.get(False, slowdown[True]),
-    }
-    if options.largest >= 1_000_000:
-        whole, sparse = (times[1_000_000, w] / times[10_000, w] for w in (True, False))
-        results |= {"time_ratio_1m_over_10k": whole, "time_ratio_1m_over_10k_256_wide": sparse}
-        results |= {"build_1m_seconds": cost["seconds"], "build_1m_mb": cost["mb"]}
-        print(
-            f"1M over 10k items: {whole:.2f} times the time a user, {sparse:.2f} times with 256 "
-            f"tokens a level; 1,000 seen items and a 10% allow list: at most "
-            f"{slowdown[True] - 1:+.1%}, {slowdown[False] - 1:+.1%}\n"
-        )
-    return results
-
-
-def with_and_without_masks(
-    model: T5ForConditionalGeneration, codes: Codes, repeats: int
-) -> tuple[float, float]:
-    """What a user costs without masks, and how much more with them.
-
-    Returns:
-        Milliseconds a user, the least of all runs; and the median ratio of a run with 1,000 seen
-        items for each user and a tenth in stock to the run just before it.
-    """
-    generator = np.random.default_rng(0)
-    sources = generator.integers(2, 1024, (64, 40)).tolist()
-    batch, size = padded(sources), len(codes)
-    trie = TrieTensors(build_trie(codes, END), CPU)
-    seen = [generator.choice(size, min(1000, size // 4)).astype(np.int32) for _ in sources]
-    # What is in stock is one condition for all, worked out once; what was seen is not.
-    stock = LegalLeaves.allow(trie, torch.from_numpy(generator.random(size) < 0.1))
-
-    def free() -> None:
-        beam_search(model, trie, *batch, k=K, beams=BEAMS)
-
-    def masked() -> None:
-        beam_search(model, trie, *batch, k=K, beams=BEAMS, allowed=stock.deny(seen))
-
-    free()
-    # Turn about, so that neither side has the quieter minute.
-    pairs = np.array([(best_of(1, free), best_of(1, masked)) for _ in range(12 * repeats)])
-    least = float(pairs[:, 0].min()) * 1e3 / len(sources)
-    return least, float(np.median(pairs[:, 1] / pairs[:, 0]))
-
-
-def build_cost_apart(items: int, width: int) -> dict[str, float]:
-    """What building a trie costs, in a process of its own."""
-    command = [sys.executable, __file__, "--build", str(items), str(width)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    cost: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return cost
-
-
-def build_cost(codes: Codes) -> dict[str, float]:
-    """Seconds and the most memory that building a trie adds to its codes, and what it holds."""
-    TrieTensors(build_trie(codes[:1000], END), CPU)
-    before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now
-    began = time.perf_counter()
-    trie = TrieTensors(build_trie(codes, END), CPU)
-    seconds = time.perf_counter() - began
-    peak = memory("VmHWM") - before
-    arrays = [tensor for tensor in vars(trie).values() if isinstance(tensor, torch.Tensor)]
-    held = sum(array.numel() * array.element_size() for array in arrays)
-    return {"seconds": seconds, "mb": peak / 1024, "trie_mb": held / 2**20}
-
-
-def memory(name: str) -> int:
-    """A line of this process's memory, in KiB (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def illegal_items(lists: int) -> dict[str, int]:

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 import transformers
-from decoding import SHARED, matmul_speed
+from measuring import SHARED, matmul_speed
 from torch.utils.data import Dataset
 from transformers import (
     PreTrainedTokenizerBase,
@@ -38,7 +38,13 @@ from transformers import (
 )
 
 import train
-from p5_t5.arguments import DataArguments, ModelArguments, PredictArguments, TrainArguments
+from p5_t5.arguments import (
+    Arguments,
+    DataArguments,
+    ModelArguments,
+    PredictArguments,
+    TrainArguments,
+)
 from p5_t5.modeling.collator import Collator
 from p5_t5.prompting.corpus import Corpus
 from p5_t5.prompting.mixture import Mixture
@@ -85,9 +91,9 @@ def prepare_reviews(options: argparse.Namespace) -> None:
     subprocess.run(preparer + where, check=True, capture_output=True)
 
 
-def arguments_of(options: argparse.Namespace) -> train.Arguments:
+def arguments_of(options: argparse.Namespace) -> Arguments:
     """What train.py would be started with: its defaults and the shares of P5."""
-    return train.Arguments(
+    return Arguments(
         DataArguments(dataset=str(options.folder / "reviews"), tasks=TASKS),
         ModelArguments(),
         TrainArguments(

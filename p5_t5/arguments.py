@@ -1,8 +1,23 @@
-"""The command line of train.py, as dataclasses."""
+"""The command lines of train.py and the batch job, as dataclasses that check themselves."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import HfArgumentParser
+
+from p5_t5.protocol import Protocol
+from p5_t5.protocol import defaults as protocol_defaults
+
+# Without a limit a run ends at the first of these two.
+DEFAULT_MINUTES, DEFAULT_EPOCHS = 9.0, 5.0
+DEFAULT_TASKS, DEFAULT_HISTORY = ("sequential=5", "rating=6", "explanation=1"), 50
+# P5's program trains all of its families, as often as its sampling counts say.
+COUNTED_TASKS = ("sequential", "rating", "explanation", "review", "direct")
 
 
 @dataclass
@@ -66,6 +81,14 @@ class DataArguments:
     review_words: int = field(
         default=100, metadata={"help": "words of a review that a prompt may hold"}
     )
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        if self.candidates < 2 or self.review_words < 1:
+            raise ValueError(
+                "--candidates must be at least 2 and --review_words at least 1, not "
+                f"{self.candidates} and {self.review_words}"
+            )
 
 
 @dataclass
@@ -165,6 +188,21 @@ class TrainArguments:
     )
     report_to: str = field(default="tensorboard", metadata={"help": "tensorboard or none"})
 
+    def __post_init__(self) -> None:
+        """Checks the values; without any limit the default ones hold."""
+        limits = ("num_train_epochs", "max_train_steps", "max_train_minutes")
+        if all(getattr(self, name) is None for name in limits):
+            self.num_train_epochs, self.max_train_minutes = DEFAULT_EPOCHS, DEFAULT_MINUTES
+        positive = ("learning_rate", "tokens_per_batch", "evaluations", "save_total_limit")
+        for name in (*limits, *positive):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"--{name} must be above 0, not {value}")
+        if self.stage not in ("tasks", "pretrain"):
+            raise ValueError(f"--stage must be tasks or pretrain, not {self.stage!r}")
+        if self.report_to not in ("tensorboard", "none"):
+            raise ValueError(f"--report_to must be tensorboard or none, not {self.report_to!r}")
+
 
 @dataclass
 class PredictArguments:
@@ -186,6 +224,13 @@ class PredictArguments:
         metadata={"help": "users whose candidates the final report ranks by the probability of "
                   "yes, a prompt for each candidate"},
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        if self.report not in ("pairs", "all"):
+            raise ValueError(f"--report must be pairs or all, not {self.report!r}")
+        if self.candidate_users < 0:
+            raise ValueError(f"--candidate_users must be at least 0, not {self.candidate_users}")
 
 
 @dataclass
@@ -238,3 +283,65 @@ class TransferArguments:
         default=None, metadata={"help": "test examples a template; all if unset"}
     )
     json: bool = field(default=False, metadata={"help": "end with one JSON object in one line"})
+
+
+@dataclass
+class Arguments:
+    """The groups of the command line."""
+
+    data: DataArguments
+    model: ModelArguments
+    train: TrainArguments
+    predict: PredictArguments
+    protocol: Protocol
+
+    @property
+    def output(self) -> Path:
+        """The trained model's folder."""
+        name = Path(self.data.dataset).resolve().name
+        return Path(self.train.output_dir or Path("outputs") / name)
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """What is taught, as ``read_tasks`` reads it."""
+        counted = self.protocol.sampling_counts
+        return self.data.tasks or (COUNTED_TASKS if counted else DEFAULT_TASKS)
+
+    @property
+    def max_history(self) -> int:
+        """How many of the newest items a prompt may list."""
+        if self.data.max_history is not None:
+            return self.data.max_history
+        return sys.maxsize if self.protocol.right_truncation else DEFAULT_HISTORY
+
+
+def read_arguments() -> Arguments:
+    """Reads and checks the command line of train.py.
+
+    Raises:
+        ValueError: a value is out of range, or a switch could not do anything.
+    """
+    groups: Any = (DataArguments, ModelArguments, TrainArguments, PredictArguments, Protocol)
+    parser = HfArgumentParser(groups, description="Train a P5 and report its test metrics.")
+    # What is said on the command line wins over what a protocol says, and that over the defaults.
+    parser.set_defaults(**protocol_defaults(parser.parse_known_args()[0].protocol))
+    data, model, train, predict, protocol = parser.parse_args_into_dataclasses()
+    _check_switches(data, model, protocol)
+    return Arguments(data, model, train, predict, protocol)
+
+
+def _check_switches(data: DataArguments, model: ModelArguments, protocol: Protocol) -> None:
+    """An error where a switch could not do anything."""
+    if protocol.heldout_item_order and data.item_ids not in ("sequential", "collaborative"):
+        raise ValueError(
+            f"--heldout_item_order: --item_ids {data.item_ids} don't follow the histories; choose "
+            "sequential or collaborative, or set --heldout_item_order false"
+        )
+    if protocol.whole_words_in_training_only and not model.whole_word_embeddings:
+        raise ValueError("--whole_words_in_training_only needs --whole_word_embeddings")
+    shares = [task for task in data.tasks or () if "=" in task]
+    if protocol.sampling_counts and shares:
+        raise ValueError(
+            f"--tasks {shares[0]}: with --sampling_counts tasks have no shares; give names alone, "
+            "or set --sampling_counts false"
+        )

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-import train
+from p5_t5.arguments import Arguments, read_arguments
 from p5_t5.artifact import checkpoint_catalogue, load_artifact
 from p5_t5.data.tables import write_tables
 from p5_t5.evaluation.audit import audit, baselines
@@ -43,9 +43,9 @@ def plan(mixture: Mixture) -> dict[str, np.ndarray]:
     return {name: np.array(planned[name]) for name in planned.column_names}
 
 
-def read(monkeypatch: pytest.MonkeyPatch, *options: str) -> train.Arguments:
+def read(monkeypatch: pytest.MonkeyPatch, *options: str) -> Arguments:
     monkeypatch.setattr(sys, "argv", ["train.py", *options])
-    return train.read_arguments()
+    return read_arguments()
 
 
 def test_a_protocol_sets_defaults_and_a_switch_wins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from transformers import T5ForConditionalGeneration
 
-from p5_t5.decoding.layers import Ragged, attend, feed_forward, normed, position_bias
+from p5_t5.decoding.layers import attend, feed_forward, normed, position_bias
 from p5_t5.modeling.p5 import P5Encoder
+from p5_t5.modeling.ragged import Ragged
 
 # Scores of one attention, in elements, that a part of a batch may have: they stay in the cache.
 _FEW_SCORES = 2**20
@@ -37,13 +38,6 @@ class Encoded:
     def __len__(self) -> int:
         """How many requests there are."""
         return len(self.mask)
-
-    def key_bias(self) -> torch.Tensor | None:
-        """Masks padding among the keys, shape (batch, 1, 1, length); nothing if there is none."""
-        if bool(self.mask.all()):
-            return None
-        lowest = torch.finfo(self.states.dtype).min
-        return (1 - self.mask[:, None, None, :].to(self.states.dtype)) * lowest
 
 
 @torch.no_grad()
@@ -103,7 +97,7 @@ def _encode(
     place = torch.arange(ragged.length, device=hidden.device)
     first = encoder.block[0].layer[0].SelfAttention
     bias = position_bias(first, place[None, :] - place[:, None], causal=False).permute(2, 0, 1)
-    if (padding := encoded.key_bias()) is not None:
+    if (padding := ragged.key_bias(hidden.dtype)) is not None:
         bias = bias + padding  # (batch, heads, length, length)
     for block in encoder.block:
         attention = block.layer[0].SelfAttention

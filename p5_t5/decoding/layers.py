@@ -18,49 +18,6 @@ from transformers.models.t5.modeling_t5 import (
 
 # Scores of one batch, in elements, up to which two matrix products are the faster way.
 _FEW_SCORES = 2**22
-# Leaving padding out costs a copy at each attention: less padding than this share stays.
-_LITTLE_PADDING = 0.08
-
-
-class Ragged:
-    """Sequences of different lengths, side by side without padding or padded to the longest.
-
-    What is done to each token alone (projections, feed-forward layers) needs no padding; attention
-    does.
-    """
-
-    def __init__(self, mask: torch.Tensor) -> None:
-        """Finds the tokens that are kept.
-
-        Args:
-            mask: 1 where a token counts, shape (batch, length).
-        """
-        self.batch, self.length = mask.shape
-        real = mask.flatten().nonzero().flatten()
-        self.real = real if len(real) < (1 - _LITTLE_PADDING) * mask.numel() else None
-
-    def pack(self, padded: torch.Tensor) -> torch.Tensor:
-        """(batch, length, ...) to (tokens, ...), without padding where there is much of it."""
-        flat = padded.flatten(0, 1)
-        return flat if self.real is None else flat[self.real]
-
-    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
-        """(tokens, width) to (batch, length, width), zero at padding that was left out."""
-        if self.real is not None:
-            padded = packed.new_zeros(self.batch * self.length, packed.shape[1])
-            packed = padded.index_copy_(0, self.real, packed)
-        return packed.view(self.batch, self.length, -1)
-
-    def heads(self, attention: T5Attention, packed: torch.Tensor) -> torch.Tensor:
-        """(tokens, heads * d_kv) to (batch * heads, length, d_kv), zero at padding."""
-        return heads(attention, self.unpack(packed))
-
-
-def heads(attention: T5Attention, projected: torch.Tensor) -> torch.Tensor:
-    """(batch, length, heads * d_kv) to (batch * heads, length, d_kv)."""
-    batch, length, _ = projected.shape
-    split = projected.view(batch, length, attention.n_heads, attention.key_value_proj_dim)
-    return split.transpose(1, 2).reshape(-1, length, attention.key_value_proj_dim)
 
 
 def attend(

@@ -14,7 +14,8 @@ import torch
 from transformers import T5ForConditionalGeneration
 
 from p5_t5.decoding.encoder import Encoded
-from p5_t5.decoding.layers import attend, feed_forward, heads, normed, position_bias
+from p5_t5.decoding.layers import attend, feed_forward, normed, position_bias
+from p5_t5.modeling.ragged import heads
 
 
 class TreeDecoder:
@@ -32,7 +33,7 @@ class TreeDecoder:
         """
         self.decoder = model.decoder
         self.blocks = model.decoder.block
-        self.cross_bias = encoded.key_bias()
+        self.cross_bias = encoded.ragged.key_bias(encoded.states.dtype)
         attentions = [block.layer[1].EncDecAttention for block in self.blocks]
         spread = encoded.ragged.heads
         self.cross = [

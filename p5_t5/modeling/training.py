@@ -23,10 +23,10 @@ from transformers.models.t5.modeling_t5 import (
     T5Stack,
 )
 
+from p5_t5.modeling.ragged import Ragged
+
 # Scores over the vocabulary that are held at a time.
 _SCORES = 2**19
-# Leaving padding out costs a copy at each attention: less padding than this share stays.
-_LITTLE_PADDING = 0.05
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -42,38 +42,6 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that glibc allows
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-class _Tokens:
-    """Where the tokens of a padded batch stand, to lay them side by side and back."""
-
-    def __init__(self, mask: torch.Tensor) -> None:
-        """Finds the tokens that count, 1 in ``mask`` of shape (batch, length)."""
-        self.batch, self.length = mask.shape
-        self.mask = mask.bool()
-        real = self.mask.flatten().nonzero().flatten()
-        self.real = real if len(real) < (1 - _LITTLE_PADDING) * mask.numel() else None
-        self.full = len(real) == mask.numel()
-
-    def pack(self, padded: torch.Tensor) -> torch.Tensor:
-        """(batch, length, ...) to (tokens, ...)."""
-        flat = padded.flatten(0, 1)
-        return flat if self.real is None else flat.index_select(0, self.real)
-
-    def heads(self, attention: T5Attention, packed: torch.Tensor) -> torch.Tensor:
-        """(tokens, heads * d_kv) to (batch * heads, length, d_kv), zero at padding."""
-        if self.real is not None:
-            empty = packed.new_zeros(self.batch * self.length, packed.shape[1])
-            packed = empty.index_copy_(0, self.real, packed)
-        split = packed.view(self.batch, self.length, attention.n_heads, -1)
-        return split.transpose(1, 2).reshape(-1, self.length, split.shape[-1])
-
-    def key_bias(self, dtype: torch.dtype) -> torch.Tensor | None:
-        """Masks padding among the keys, shape (batch, 1, 1, length); nothing if there is none."""
-        if self.full:
-            return None
-        bias = torch.zeros(self.mask.shape, dtype=dtype, device=self.mask.device)
-        return bias.masked_fill_(~self.mask, torch.finfo(dtype).min)[:, None, None, :]
 
 
 def target_loss(
@@ -96,7 +64,7 @@ def target_loss(
         The weighted sum, a scalar with a gradient, and the plain sums of the examples, shape
         (batch,), without one.
     """
-    source, target = _Tokens(attention_mask), _Tokens(labels >= 0)
+    source, target = Ragged(attention_mask), Ragged(labels >= 0)
     states = _stack(model.encoder, embedded, source)
     shifted = model.decoder.embed_tokens(model._shift_right(labels))
     hidden = _stack(model.decoder, shifted, target, states, source)
@@ -116,9 +84,9 @@ def target_loss(
 def _stack(
     stack: T5Stack,
     embedded: torch.Tensor,
-    tokens: _Tokens,
+    tokens: Ragged,
     states: torch.Tensor | None = None,
-    source: _Tokens | None = None,
+    source: Ragged | None = None,
 ) -> torch.Tensor:
     """An encoder, or a decoder over an encoder's ``states``; the last states, (tokens, d_model)."""
     first: T5Attention = stack.block[0].layer[0].SelfAttention
@@ -143,7 +111,7 @@ def _stack(
 
 
 def _self_attention(
-    block: T5Block, hidden: torch.Tensor, tokens: _Tokens, bias: torch.Tensor
+    block: T5Block, hidden: torch.Tensor, tokens: Ragged, bias: torch.Tensor
 ) -> torch.Tensor:
     layer = block.layer[0]
     attention, entered = layer.SelfAttention, normed(layer.layer_norm, hidden)
@@ -158,9 +126,9 @@ def _self_attention(
 def _cross_attention(
     block: T5Block,
     hidden: torch.Tensor,
-    tokens: _Tokens,
+    tokens: Ragged,
     states: torch.Tensor,
-    source: _Tokens,
+    source: Ragged,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
     layer = block.layer[1]

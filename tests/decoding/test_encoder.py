@@ -64,5 +64,10 @@ def test_states_of_another_encoder_lose_their_padding() -> None:
     assert encoded.states.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert len(encoded) == 2
     whole = Encoded.of(states, torch.ones(2, 3))
-    assert whole.key_bias() is None
+    assert whole.ragged.key_bias(states.dtype) is None
+    masked = encoded.ragged.key_bias(states.dtype)
+    assert masked is not None and (masked[:, 0, 0] < 0).tolist() == [
+        [False] * 3,
+        [False, True, True],
+    ]
     assert whole.states.shape == (6, 2)
