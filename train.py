@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from p5_t5.modeling.assembly import make_model, make_tokenizer
 from p5_t5.modeling.collator import Collator
 from p5_t5.modeling.loader import Loader
 from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration
+from p5_t5.modeling.side_by_side import SideBySide
 from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.modeling.training import keep_freed_memory
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
@@ -281,6 +283,9 @@ class Loop:
             groups, betas=(0.9, 0.98), weight_decay=self.options.weight_decay, fused=True
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        alone = accelerator.device.type == "cpu" and accelerator.num_processes == 1
+        plain = alone and accelerator.mixed_precision == "no"
+        self.side_by_side = SideBySide(model, train.seed) if plain else None
         accelerator.register_for_checkpointing(self.progress)
         self.sums = torch.zeros(len(mixture.tasks), 2, device=accelerator.device)
         self.shares = torch.tensor(mixture.shares, dtype=torch.float32, device=accelerator.device)
@@ -341,10 +346,10 @@ class Loop:
         # Each task weighs what its share says, however long its answers are.
         weights = self.shares * (counts > 0)
         weights = weights / weights.sum() / counts.clamp(min=1)
-        for batch in batches[:-1]:
-            with self.accelerator.no_sync(self.model):
-                self.accelerator.backward(self._loss(batch, weights))
-        self.accelerator.backward(self._loss(batches[-1], weights))
+        each = [weights[batch["task"]] for batch in batches]
+        for batch, sums in zip(batches, self._backward(batches, each), strict=True):
+            tokens = (batch["labels"] >= 0).sum(dim=1)
+            self.sums.index_add_(0, batch["task"], torch.stack([sums, tokens], dim=1))
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -359,19 +364,28 @@ class Loop:
         elif self.options.save_steps and self.progress.step % self.options.save_steps == 0:
             self._save()
 
-    def _loss(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the target's tokens, weighted by task; plain sums go to the log."""
-        task, labels = batch["task"], batch["labels"]
-        loss: torch.Tensor
-        loss, sums = self.model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            labels=labels,
-            weights=weights[task],
-        )
-        counts = (labels >= 0).sum(dim=1)
-        self.sums.index_add_(0, task, torch.stack([sums, counts], dim=1))
-        return loss
+    def _backward(
+        self, batches: Sequence[Batch], weights: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Gradients of the weighted cross-entropy; gives the plain sums of each batch's examples.
+
+        The weights are those of the examples.
+        """
+        if self.side_by_side is not None:
+            return self.side_by_side.backward(batches, weights, self.progress.step)
+        every = []
+        for number, (batch, own) in enumerate(zip(batches, weights, strict=True)):
+            last = number == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss, sums = self.model(
+                    input_ids=batch["input_ids"],
+                    attention_mask=batch["attention_mask"],
+                    labels=batch["labels"],
+                    weights=own,
+                )
+                self.accelerator.backward(loss)
+                every.append(sums)
+        return every
 
     def _bar(self) -> Any:
         """Counts steps, or hundredths of the time where no limit in steps is set."""

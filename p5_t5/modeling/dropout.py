@@ -6,10 +6,33 @@ Eight elements can share one 64-bit draw when the rate is a multiple of 1/256.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
 _STEPS = 256
+
+
+class _Drawing(threading.local):
+    """Which generator this thread draws from; torch's own if none."""
+
+    generator: torch.Generator | None = None
+
+
+_DRAWING = _Drawing()
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """This thread's dropout on a CPU draws from a generator of its own."""
+    before, _DRAWING.generator = _DRAWING.generator, generator
+    try:
+        yield
+    finally:
+        _DRAWING.generator = before
 
 
 class ByteDropout(nn.Dropout):
@@ -20,7 +43,8 @@ class ByteDropout(nn.Dropout):
         cut = round(self.p * _STEPS)
         if not self.training or cut in (0, _STEPS) or input.device.type != "cpu":
             return super().forward(input)
-        draws = torch.empty(-(-input.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        draws = torch.empty(-(-input.numel() // 8), dtype=torch.int64)
+        draws.random_(-(2**63), None, generator=_DRAWING.generator)
         values = draws.view(torch.uint8)[: input.numel()].view(input.shape).to(input.dtype)
         # 1 from cut on, else 0: comparing bytes takes torch five times as long.
         kept = values.sub_(cut - 1).clamp_(0, 1)
