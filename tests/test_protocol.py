@@ -19,6 +19,7 @@ from p5_t5.evaluation.evaluator import Evaluator
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
 from p5_t5.prompting.mixture import Mixture
 from p5_t5.prompting.prompter import PromptSettings
+from p5_t5.prompting.templates import RATED_SLOTS
 from p5_t5.protocol import CORRECTED, Protocol
 from tests.conftest import run_train
 
@@ -230,6 +231,14 @@ def test_templates_that_start_the_answer_are_left_out(toy: Path) -> None:
     corpus = corpus_of(toy, single_target_prompts=True)
     assert not any(template.given for template in corpus.templates)
     assert len(corpus.of(FAMILIES[0][0])) == 13
+
+
+def test_rows_split_by_chance_are_not_told_by_lists_of_stars(toy: Path) -> None:
+    def told(**switches: bool) -> list[str]:
+        return [t.id for t in corpus_of(toy, **switches).templates if t.slots & RATED_SLOTS]
+
+    assert told() == [f"rated-{n}" for n in range(1, 5)]
+    assert told(random_row_split=True) == []
 
 
 def test_a_run_as_in_the_paper_says_so_and_is_saved_with_all_it_needs(

@@ -25,7 +25,7 @@ from p5_t5.prompting.tasks import (
     read_prompts,
     usable,
 )
-from p5_t5.prompting.templates import PromptTemplate
+from p5_t5.prompting.templates import RATED_SLOTS, PromptTemplate
 from p5_t5.protocol import CORRECTED, Protocol
 
 Shares = Sequence[tuple[Task, float]]
@@ -193,6 +193,9 @@ def read_corpus(
     read = read_prompts(prompts)
     if protocol.single_target_prompts:
         read = {key: template for key, template in read.items() if not template.given}
+    if protocol.random_row_split:
+        # A history holds rows that are held out there, whose stars must not be told.
+        read = {key: t for key, t in read.items() if not t.slots & RATED_SLOTS}
     if protocol.late_targets:
         tasks = [(LATE_SEQUENTIAL if task is SEQUENTIAL else task, share) for task, share in tasks]
     if judged_only:

@@ -57,8 +57,8 @@ class Fragments:
         for fixed, word, slot in fragments:
             if slot:
                 rows = values[slot]
-                if isinstance(rows, str):  # masked spans, hardly ever the same twice
-                    ids.extend(self._cut(rows))
+                if isinstance(rows, str):  # codes among other words
+                    ids.extend(chain.from_iterable(map(self._text, rows.split())))
                     continue
                 # Candidates stand side by side, as the prompter writes them.
                 skipped, items = self._separated(" " if slot == "candidates" else separator)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from p5_t5.data.histories import UserState
 from p5_t5.prompting.corpus import Corpus
 from p5_t5.prompting.fragments import Cut, Fragments
-from p5_t5.prompting.prompter import Asked, Prompt
+from p5_t5.prompting.prompter import Asked, Prompt, Value
 from p5_t5.prompting.sampling import (
     counts_by_share,
     counts_by_source_row,
@@ -27,7 +27,7 @@ from p5_t5.prompting.sampling import (
 )
 from p5_t5.prompting.span_corruption import span_counts
 from p5_t5.prompting.tasks import Task
-from p5_t5.prompting.templates import PromptTemplate
+from p5_t5.prompting.templates import RATED_SLOTS, RECENT_SLOTS, PromptTemplate
 
 Rows = npt.NDArray[np.int64]
 
@@ -241,9 +241,9 @@ class Mixture:
             masked, spans = span_counts(kept)
             return kept - masked + spans, masked + spans, np.zeros_like(kept)
         cut, none = np.zeros_like(kept), np.zeros_like(kept)
-        if "recent" in template.slots:
+        if template.slots & RECENT_SLOTS:
             cut = draws % (np.minimum(kept, settings.max_recent) + 1)
-        listed = bool(template.slots & {"history", "latest"})
+        listed = bool(template.slots & {"history", "latest", "rated_history"})
         words = none
         if "review" in template.slots:
             rows = self._split.histories.offsets[users] + positions
@@ -266,7 +266,12 @@ class Mixture:
         users, positions = users[rows], positions[rows]
         written, cut, words = self._written(t, m, users, positions, draws)
         items = len(self._prompter.catalogue)
-        some = {"history": generator.integers(0, items, _SAMPLES_A_TEMPLATE).tolist()}
+        drawn: list[int] = generator.integers(0, items, _SAMPLES_A_TEMPLATE).tolist()
+        some: dict[str, Value] = {"history": drawn}
+        if template.slots & RATED_SLOTS:
+            of_rows = self._split.histories.offsets[users] + positions
+            given = self._split.histories.ratings[of_rows].tolist()
+            some = {"history": self._prompter.rated(drawn, given, template.separator)}
         separators = template.separator, " " if "spans" in template.slots else template.separator
         item, answered = (
             (len(self._fragments.encode((("", "history"),), some, separator)) + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,13 @@ import numpy.typing as npt
 from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.histories import Histories, UserState
 from p5_t5.prompting.span_corruption import corrupt
-from p5_t5.prompting.templates import CODE_SLOTS, WORDS, PromptTemplate
+from p5_t5.prompting.templates import (
+    CODE_SLOTS,
+    RATED_SLOTS,
+    RECENT_SLOTS,
+    WORDS,
+    PromptTemplate,
+)
 
 # What fills a slot: text, or rows of the catalogue where it is made of item codes.
 Value = str | list[int]
@@ -25,10 +32,10 @@ class PromptSettings:
 
     Attributes:
         max_history: at most so many of the newest items are written.
-        recent: of these, how many newest ones a template with ``{recent}`` gives to the decoder
-            at prediction.
-        max_recent: while training, the cut between ``{history}`` and ``{recent}`` is drawn anew
-            each time, with at most so many items after it.
+        recent: of these, how many newest ones a template with ``{recent}`` or ``{rated}`` gives to
+            the decoder at prediction.
+        max_recent: while training, the cut before ``{recent}`` or ``{rated}`` is drawn anew each
+            time, with at most so many items after it.
         like_threshold: from so many stars on an item counts as liked.
         candidates: how many items a choice is among, the right one included.
         review_words: of a review so many words are written.
@@ -104,11 +111,11 @@ class Prompter:
 
     def available(self, histories: Histories, texts: Mapping[str, object]) -> frozenset[str]:
         """The slots that a data set can fill; ``texts`` are its text columns."""
-        slots = {"user", "user_name", "item", "yes_no"} | CODE_SLOTS
+        slots = {"user", "user_name", "item", "yes_no"} | (CODE_SLOTS - RATED_SLOTS)
         slots |= {*self._columns, *texts}
         slots |= {f"user_{column}" for column in histories.profiles}
         if histories.has_ratings:
-            slots |= {"rating", "average_rating", "star", "like_dislike"}
+            slots |= {"rating", "average_rating", "star", "like_dislike"} | RATED_SLOTS
         if self.catalogue.category_names:
             slots |= {"favourite_categories"}
         if self.catalogue.has_titles:
@@ -156,6 +163,13 @@ class Prompter:
         between = " " if slot == "candidates" else separator
         return between.join([self._codes[row] for row in rows])
 
+    def rated(self, rows: Sequence[int], ratings: Sequence[float], separator: str) -> str:
+        """Items with the stars that they were given, or alone where these are not known."""
+        return separator.join(
+            self._codes[row] if math.isnan(rating) else f"{self._codes[row]} {stars(rating)}"
+            for row, rating in zip(rows, ratings, strict=True)
+        )
+
     def answer(self, slot: str, asked: Asked) -> str | None:
         """The right answer as text, ``None`` where it is not known.
 
@@ -171,7 +185,7 @@ class Prompter:
 
     def recent_count(self, template: PromptTemplate, length: int, draw: int | None) -> int:
         """How many of a history's newest items go to the decoder."""
-        if "recent" not in template.slots:
+        if not template.slots & RECENT_SLOTS:
             return 0
         kept = min(length, self.settings.max_history)
         if draw is None:
@@ -182,13 +196,14 @@ class Prompter:
         self, slot: str, template: PromptTemplate, state: UserState, asked: Asked, cut: int
     ) -> Value | None:
         """What fills one slot, ``None`` where it is not known."""
-        if slot in ("history", "latest", "recent"):
-            kept = state.items[max(len(state.items) - self.settings.max_history, 0) :]
-            part = kept[len(kept) - cut :] if slot == "recent" else kept[: len(kept) - cut]
-            if slot == "latest":
-                part = part[::-1]
-            rows: list[int] = part.tolist()
-            return rows
+        if slot in ("history", "latest", "recent", *RATED_SLOTS):
+            length = len(state.items)
+            begin, end = max(length - self.settings.max_history, 0), length - cut
+            part = slice(end, length) if slot in RECENT_SLOTS else slice(begin, end)
+            rows: list[int] = state.items[part].tolist()
+            if slot in RATED_SLOTS:
+                return self.rated(rows, state.ratings[part].tolist(), template.separator)
+            return rows[::-1] if slot == "latest" else rows
         if slot == "candidates":
             return None if asked.candidates is None else asked.candidates.tolist()
         if slot in ("masked", "spans"):

@@ -17,6 +17,7 @@ from p5_t5.data.splits import Part, Split
 from p5_t5.prompting.prompter import Asked
 from p5_t5.prompting.templates import (
     ITEM_SLOTS,
+    RATED_SLOTS,
     AnswerKind,
     Family,
     PromptTemplate,
@@ -154,6 +155,7 @@ RATING = Task(
         name="rating",
         slots=_USER_SLOTS
         | ITEM_SLOTS
+        | RATED_SLOTS
         | {"history", "latest", "rating", "star", "yes_no", "like_dislike"},
         answers={"stars": _STARS, "yes_no": _WHETHER_STAR, "like": _LIKE},
     ),

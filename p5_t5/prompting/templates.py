@@ -85,9 +85,14 @@ class Family:
         return slot in self.slots or slot.startswith(self.open_slots)
 
 
+# Slots that list items with the stars that they were given. A template that learns to write them
+# teaches as many ratings as there are items, where a plain question teaches one.
+RATED_SLOTS = frozenset({"rated_history", "rated"})
 # Slots whose value is made of item codes. A code is always a word of its own, so that it is cut
 # into the same tokens wherever it stands.
-CODE_SLOTS = frozenset({"item", "history", "latest", "recent", "candidates", "masked", "spans"})
+CODE_SLOTS = RATED_SLOTS | {"item", "history", "latest", "recent", "candidates", "masked", "spans"}
+# Slots of the newest items, after a cut that is drawn anew each time while training.
+RECENT_SLOTS = frozenset({"recent", "rated"})
 # Slots that describe the item of a question, besides {item_COLUMN}.
 ITEM_SLOTS = frozenset({"item", "title", "categories", "brand", "price", "description"})
 

@@ -34,6 +34,12 @@ def template(source: str, target: str = "{item}", given: str = "", **fields: Any
 CONTINUE = template("{history}", "{recent} {item}", "{recent} ", separator=" ")
 
 
+RATED = PromptTemplate(
+    "rating", "made", "stars", "{rated_history}", "{rated} {item} {rating}", "{rated} {item} ",
+    separator=" ",
+)  # fmt: skip
+
+
 def prompter(
     titles: list[str | None] | None = None,
     *,
@@ -323,7 +329,7 @@ def test_the_slots_that_data_can_fill() -> None:
     always |= {"masked", "spans"}
     of_items = {"title", "categories", "item_year"}
     from_items = {"favourite_categories", "liked_titles", "history_titles"}
-    from_stars = {"rating", "average_rating", "star", "like_dislike"}
+    from_stars = {"rating", "average_rating", "star", "like_dislike", "rated", "rated_history"}
     assert made.available(everything.histories, everything.texts) == (
         always | of_items | from_items | from_stars | {"explanation"}
     )
@@ -377,3 +383,30 @@ def test_the_latest_items_are_the_history_turned_round() -> None:
     backwards = made.render(template("{latest}"), known, Asked()).source.split(" , ")
     forwards = made.render(template("{history}"), known, Asked()).source.split(" , ")
     assert backwards == forwards[::-1] and len(forwards) == 3
+
+
+@given(st.integers(0, 8), st.integers(0, 10), st.integers(0, 10), st.integers(0, 2**31 - 1))
+def test_rated_lists_tell_the_stars_of_the_past_and_of_no_other(
+    length: int, most: int, recent: int, draw: int
+) -> None:
+    """However they are cut, the parts together are the newest items, each with its stars."""
+    limit = PromptSettings(max_history=most, recent=recent)
+    made = prompter(prompts=limit)
+    user, asked = state(list(range(length)), STARS[:length]), Asked(item=9, rating=3.5)
+    told = [
+        w for n in range(length)[max(length - most, 0) :] for w in (*codes([n]), f"{STARS[n]:g}")
+    ]
+    learnt = made.render(RATED, user, asked, draw)
+    assert learnt.source.split() + learnt.target.split() == [*told, "<item_9>", "3.5"]
+    assert learnt.target.split()[:-1] == learnt.given.split()
+    question = made.render(RATED, user, replace(asked, rating=None))
+    assert question.source.split() + question.given.split() == [*told, "<item_9>"]
+    assert len(question.given.split()) == 2 * min(recent, most, length) + 1
+
+
+def test_a_rated_list_names_items_without_stars_alone() -> None:
+    user = state([1, 2, 3], [4.0, np.nan, 2.5])
+    written = prompter().render(RATED, user, Asked(item=5), None)
+    assert (written.source + written.given).split() == [
+        "<item_1>", "4", "<item_2>", "<item_3>", "2.5", "<item_5>",
+    ]  # fmt: skip
