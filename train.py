@@ -143,6 +143,7 @@ def prepare(arguments: Arguments, folder: Path) -> Corpus:
         PromptSettings(
             max_history=arguments.max_history,
             recent=data.recent,
+            min_recent=data.min_recent,
             max_recent=data.max_recent,
             like_threshold=data.like_threshold,
             candidates=data.candidates,

@@ -14,8 +14,8 @@ from p5_t5.protocol import Protocol
 from p5_t5.protocol import defaults as protocol_defaults
 
 # Without a limit a run ends at the first of these two.
-DEFAULT_MINUTES, DEFAULT_EPOCHS = 9.0, 5.0
-DEFAULT_TASKS, DEFAULT_HISTORY = ("sequential=5", "rating=6", "explanation=1"), 50
+DEFAULT_MINUTES, DEFAULT_EPOCHS = 10.0, 5.0
+DEFAULT_TASKS, DEFAULT_HISTORY = ("sequential=6", "rating=3", "explanation=1"), 50
 # P5's program trains all of its families, as often as its sampling counts say.
 COUNTED_TASKS = ("sequential", "rating", "explanation", "review", "direct")
 
@@ -40,7 +40,7 @@ class DataArguments:
     tasks: list[str] | None = field(
         default=None,
         metadata={"help": "tasks with their shares of the training examples, as NAME=SHARE; "
-                  "sequential=5 rating=6 explanation=1 if unset. With --sampling_counts names "
+                  "sequential=6 rating=3 explanation=1 if unset. With --sampling_counts names "
                   "alone; all but zero-shot if unset"},
     )  # fmt: skip
     item_ids: str = field(
@@ -64,13 +64,15 @@ class DataArguments:
                   "--right_truncation all"},
     )  # fmt: skip
     recent: int = field(
-        default=5,
-        metadata={"help": "newest items given to the decoder by templates with {recent}"},
+        default=10,
+        metadata={"help": "newest items given to the decoder by templates with {recent} or "
+                  "{rated}"},
+    )  # fmt: skip
+    min_recent: int = field(
+        default=15,
+        metadata={"help": "while training, fewest items after the cut before {recent} or {rated}"},
     )
-    max_recent: int = field(
-        default=50,
-        metadata={"help": "while training, most items after the cut between history and recent"},
-    )
+    max_recent: int = field(default=50, metadata={"help": "and most items"})
     like_threshold: float = field(
         default=4.0, metadata={"help": "from so many stars on an item counts as liked"}
     )
@@ -84,6 +86,11 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
+        if not 0 <= self.min_recent <= self.max_recent:
+            raise ValueError(
+                "--min_recent must be at least 0 and at most --max_recent, not "
+                f"{self.min_recent} and {self.max_recent}"
+            )
         if self.candidates < 2 or self.review_words < 1:
             raise ValueError(
                 "--candidates must be at least 2 and --review_words at least 1, not "
@@ -110,7 +117,7 @@ class ModelArguments:
     num_heads: int = field(default=4, metadata={"help": "attention heads"})
     num_layers: int = field(default=2, metadata={"help": "encoder layers"})
     num_decoder_layers: int = field(default=2, metadata={"help": "decoder layers"})
-    dropout_rate: float = field(default=0.1, metadata={"help": "dropout"})
+    dropout_rate: float = field(default=0.25, metadata={"help": "dropout"})
     whole_word_embeddings: bool = field(
         default=True,
         metadata={"help": "mark the pieces of one word with one embedding, as P5 does"},
@@ -122,7 +129,7 @@ class ModelArguments:
 
 @dataclass
 class TrainArguments:
-    """The training loop. Without any limit it ends after nine minutes or five epochs."""
+    """The training loop. Without any limit it ends after ten minutes or five epochs."""
 
     stage: str = field(
         default="tasks",

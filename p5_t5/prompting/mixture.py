@@ -242,7 +242,7 @@ class Mixture:
             return kept - masked + spans, masked + spans, np.zeros_like(kept)
         cut, none = np.zeros_like(kept), np.zeros_like(kept)
         if template.slots & RECENT_SLOTS:
-            cut = draws % (np.minimum(kept, settings.max_recent) + 1)
+            cut = settings.cut(kept, draws)
         listed = bool(template.slots & {"history", "latest", "rated_history"})
         words = none
         if "review" in template.slots:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,8 @@ from p5_t5.prompting.templates import (
 
 # What fills a slot: text, or rows of the catalogue where it is made of item codes.
 Value = str | list[int]
+# One whole number, or an array of them.
+Numbers = TypeVar("Numbers", np.int64, npt.NDArray[np.int64])
 _SPACE_OR_BRACKET = re.compile(r"[\s<>]+")
 
 
@@ -34,19 +37,34 @@ class PromptSettings:
         max_history: at most so many of the newest items are written.
         recent: of these, how many newest ones a template with ``{recent}`` or ``{rated}`` gives to
             the decoder at prediction.
-        max_recent: while training, the cut before ``{recent}`` or ``{rated}`` is drawn anew each
-            time, with at most so many items after it.
+        min_recent: while training, the cut before ``{recent}`` or ``{rated}`` is drawn anew each
+            time, with at least so many items after it where there are as many. Each of them is
+            learnt to be said, what stands before the cut is only read.
+        max_recent: and at most so many.
         like_threshold: from so many stars on an item counts as liked.
         candidates: how many items a choice is among, the right one included.
         review_words: of a review so many words are written.
     """
 
     max_history: int = 50
-    recent: int = 5
+    recent: int = 10
+    min_recent: int = 15
     max_recent: int = 50
     like_threshold: float = 4.0
     candidates: int = 100
     review_words: int = 100
+
+    def cut(self, kept: Numbers, draw: Numbers) -> Numbers:
+        """How many of the written items stand after the cut while training.
+
+        Args:
+            kept: items that are written.
+            draw: a random whole number.
+        """
+        most = np.minimum(kept, self.max_recent)
+        least = np.minimum(most, self.min_recent)
+        cut: Numbers = least + draw % (most - least + 1)
+        return cut
 
 
 @dataclass(frozen=True)
@@ -190,7 +208,7 @@ class Prompter:
         kept = min(length, self.settings.max_history)
         if draw is None:
             return min(kept, self.settings.recent)
-        return draw % (min(kept, self.settings.max_recent) + 1)
+        return int(self.settings.cut(np.int64(kept), np.int64(draw)))
 
     def _value(
         self, slot: str, template: PromptTemplate, state: UserState, asked: Asked, cut: int

@@ -85,6 +85,7 @@ limits = st.builds(
     PromptSettings,
     max_history=st.integers(1, 14),
     recent=st.integers(0, 14),
+    min_recent=st.integers(0, 14),
     max_recent=st.integers(0, 14),
 )
 
@@ -118,7 +119,8 @@ def test_any_cut_writes_the_same_list(items: list[int], limit: PromptSettings, d
     recent = prompt.given.split()
     assert prompt.source.split() + recent == codes(items[-limit.max_history :])
     assert prompt.target.split() == [*recent, "<item_5>"]
-    assert len(recent) <= limit.max_recent
+    most = min(len(items[-limit.max_history :]), limit.max_recent)
+    assert min(limit.min_recent, most) <= len(recent) <= most
     assert len(recent) == made.recent_count(CONTINUE, len(items), draw)
 
 
@@ -144,11 +146,13 @@ def test_without_recent_items_nothing_is_cut(
     assert made.recent_count(whole, len(items), draw) == 0
 
 
-def test_draws_reach_every_cut() -> None:
-    made = prompter(prompts=PromptSettings(max_recent=4))
-    cuts = {made.recent_count(CONTINUE, 9, draw) for draw in range(100)}
-    assert cuts == {0, 1, 2, 3, 4}
-    assert {made.recent_count(CONTINUE, 2, draw) for draw in range(100)} == {0, 1, 2}
+@pytest.mark.parametrize(
+    ("fewest", "length", "cuts"),
+    [(0, 9, {0, 1, 2, 3, 4}), (0, 2, {0, 1, 2}), (2, 9, {2, 3, 4}), (2, 1, {1}), (7, 9, {4})],
+)
+def test_draws_reach_every_cut(fewest: int, length: int, cuts: set[int]) -> None:
+    made = prompter(prompts=PromptSettings(min_recent=fewest, max_recent=4))
+    assert {made.recent_count(CONTINUE, length, draw) for draw in range(100)} == cuts
 
 
 @pytest.mark.parametrize(
