@@ -69,7 +69,7 @@ class DataArguments:
                   "{rated}"},
     )  # fmt: skip
     min_recent: int = field(
-        default=15,
+        default=25,
         metadata={"help": "while training, fewest items after the cut before {recent} or {rated}"},
     )
     max_recent: int = field(default=50, metadata={"help": "and most items"})

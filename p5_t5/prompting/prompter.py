@@ -48,7 +48,7 @@ class PromptSettings:
 
     max_history: int = 50
     recent: int = 10
-    min_recent: int = 15
+    min_recent: int = 25
     max_recent: int = 50
     like_threshold: float = 4.0
     candidates: int = 100
