@@ -63,7 +63,7 @@ def test_ids_and_answers_are_those_of_p5() -> None:
     assert {key: SHIPPED[key].answer for key in P5} == P5
     assert set(OWN) == {
         *(("sequential", f"continue-{n}") for n in range(1, 5)),
-        *(("rating", f"rated-{n}") for n in range(1, 5)),
+        *(("rating", f"rated-{n}") for n in range(1, 6)),
         *(("denoising", f"mend-{n}") for n in range(1, 6)),
     }
 
