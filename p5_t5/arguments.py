@@ -64,7 +64,7 @@ class DataArguments:
                   "--right_truncation all"},
     )  # fmt: skip
     recent: int = field(
-        default=10,
+        default=5,
         metadata={"help": "newest items given to the decoder by templates with {recent} or "
                   "{rated}"},
     )  # fmt: skip

@@ -47,7 +47,7 @@ class PromptSettings:
     """
 
     max_history: int = 50
-    recent: int = 10
+    recent: int = 5
     min_recent: int = 25
     max_recent: int = 50
     like_threshold: float = 4.0
