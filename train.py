@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -40,7 +40,7 @@ from p5_t5.modeling.assembly import make_model, make_tokenizer
 from p5_t5.modeling.collator import Collator
 from p5_t5.modeling.loader import Loader
 from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration
-from p5_t5.modeling.side_by_side import SideBySide
+from p5_t5.modeling.side_by_side import Batch, SideBySide
 from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.modeling.training import keep_freed_memory
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
@@ -50,7 +50,6 @@ from p5_t5.prompting.tasks import DENOISING, SEQUENTIAL
 from p5_t5.schedule import Progress, Schedule, most_steps
 
 HOME = Path(__file__).resolve().parent
-Batch = Mapping[str, torch.Tensor]
 
 
 def main() -> None:
@@ -340,17 +339,18 @@ class Loop:
         rate = self.schedule.learning_rate(self._share())
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batches = [{n: t.to(self.accelerator.device) for n, t in b.items()} for b in batches]
+        moved = [{n: t.to(self.accelerator.device) for n, t in b.items()} for b in batches]
+        tasks = [batch.pop("task") for batch in moved]
+        tokens = [(batch["labels"] >= 0).sum(dim=1) for batch in moved]
         counts = torch.zeros(len(self.shares), device=self.accelerator.device)
-        for batch in batches:
-            counts.index_add_(0, batch["task"], (batch["labels"] >= 0).sum(1).float())
+        for task, own in zip(tasks, tokens, strict=True):
+            counts.index_add_(0, task, own.float())
         # Each task weighs what its share says, however long its answers are.
         weights = self.shares * (counts > 0)
         weights = weights / weights.sum() / counts.clamp(min=1)
-        each = [weights[batch["task"]] for batch in batches]
-        for batch, sums in zip(batches, self._backward(batches, each), strict=True):
-            tokens = (batch["labels"] >= 0).sum(dim=1)
-            self.sums.index_add_(0, batch["task"], torch.stack([sums, tokens], dim=1))
+        found = self._backward(moved, [weights[task] for task in tasks])
+        for task, own, sums in zip(tasks, tokens, found, strict=True):
+            self.sums.index_add_(0, task, torch.stack([sums, own], dim=1))
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -368,22 +368,14 @@ class Loop:
     def _backward(
         self, batches: Sequence[Batch], weights: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
-        """Gradients of the weighted cross-entropy; gives the plain sums of each batch's examples.
-
-        The weights are those of the examples.
-        """
+        """Gradients of the cross-entropy, weighted by example; the plain sums of the examples."""
         if self.side_by_side is not None:
             return self.side_by_side.backward(batches, weights, self.progress.step)
         every = []
         for number, (batch, own) in enumerate(zip(batches, weights, strict=True)):
             last = number == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss, sums = self.model(
-                    input_ids=batch["input_ids"],
-                    attention_mask=batch["attention_mask"],
-                    labels=batch["labels"],
-                    weights=own,
-                )
+                loss, sums = self.model(**batch, weights=own)
                 self.accelerator.backward(loss)
                 every.append(sums)
         return every

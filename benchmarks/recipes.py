@@ -52,7 +52,7 @@ def learn(minutes: float, options: Sequence[str]) -> tuple[Found, int]:
 
 
 def row(name: str, steps: int, found: Found) -> str:
-    """A row of the table: metrics averaged over the templates that have them."""
+    """A row of the table: each metric by the templates that have it."""
     cells = [name, f"{steps:,}"]
     for task, templates in found.items():
         for metric in SHOWN:

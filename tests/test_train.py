@@ -88,6 +88,7 @@ WRONG = [
     (("--model_name_or_path=no/such/model",), "no/such/model: no model can be read there"),
     (("--report=some",), "--report must be pairs or all, not 'some'"),
     (("--candidates=1",), "--candidates must be at least 2"),
+    (("--min_recent=60",), "at most --max_recent, not 60 and 50"),
     (("--tasks=zero-shot",), "none of the tasks zero-shot can be learnt"),
     (("--resume",), "has no checkpoint to go on from"),
     (("--prompts=no/such.json",), "no/such.json: no such file"),

@@ -9,7 +9,7 @@ held-out pair can reach it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal
 
@@ -100,6 +100,16 @@ class Split:
         last, before = items[ends - 1][users], items[ends - 2][users]
         again: npt.NDArray[np.bool_] = (own == last) | (own == before)
         return again
+
+    @cached_property
+    def taught(self) -> Histories:
+        """The histories as training may tell them: without the stars of ``heldout_again``."""
+        again = self.heldout_again()
+        if not again.any():
+            return self.histories
+        ratings = self.histories.ratings.copy()
+        ratings[self.rows("train")[again]] = np.nan
+        return replace(self.histories, ratings=ratings)
 
     def all_histories(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         """All interactions as (offsets, items), held-out ones included."""

@@ -1,7 +1,7 @@
 """The gradients of a step's batches, worked out side by side on the cores of a CPU.
 
-The products of a compact model are too small to be shared out among cores: two threads in one
-product take hardly less time than one. A step has several batches, though, and these are.
+The products of a compact model are too small to be shared out well among cores. A step has several
+batches, though, and these are.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SideBySide:
         """Puts the gradients of all batches' losses, summed, where the optimiser looks for them.
 
         Args:
-            batches: as ``Collator`` makes them.
+            batches: what the model reads of each.
             weights: of each batch's examples, shape (examples,) each.
             step: the number of the step.
 
@@ -71,10 +71,5 @@ class SideBySide:
         """The gradients of one batch's loss, and the plain sums of its examples."""
         (seed,) = np.random.SeedSequence([self._seed, *number]).generate_state(1, np.uint64)
         with drawing_from(torch.Generator().manual_seed(int(seed))):
-            loss, sums = self._model(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                labels=batch["labels"],
-                weights=weights,
-            )
+            loss, sums = self._model(**batch, weights=weights)
         return torch.autograd.grad(loss, self._parameters, allow_unused=True), sums

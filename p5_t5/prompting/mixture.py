@@ -203,7 +203,8 @@ class Mixture:
     ) -> tuple[UserState, Asked]:
         task, template = self.tasks[t], self._templates[t][m]
         asked = self._candidates.asked(task, task.kind(template), user, position, draw)
-        return self._split.histories.state(user, position, task.skipped(position, draw)), asked
+        histories = task.split(self._split).taught
+        return histories.state(user, position, task.skipped(position, draw)), asked
 
     def _tokens(self, t: int, m: int, user: int, position: int, draw: int) -> tuple[list[Any], ...]:
         """Source and target of one example as token ids."""

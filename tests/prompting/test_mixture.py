@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,23 @@ def test_no_rendered_example_holds_a_held_out_item(lengths: list[int], seed: int
         ):
             assert not {*source, *target} & set(secret[:, user])
         assert {word for source in examples["input_ids"] for word in source} & set(codes)
+
+
+def test_no_list_tells_the_stars_of_an_item_that_is_held_out_too() -> None:
+    """Who rates an item twice must not teach the held-out star by the earlier one."""
+    taken = ["a", "b", "c", "d", "e", "f", "b", "a"]
+    times = {"timestamp": range(len(taken))}  # without, one item is one interaction
+    data = {"user_id": ["u"] * len(taken), "item_id": taken, "rating": 4.0, **times}
+    tables = check_tables("made", pl.DataFrame(data))
+    world = leave_one_out(tables), prompter_of(tables)
+    rows = [row for row, name in enumerate(tables.items["item_id"]) if name in "ab"]
+    secret = {world[1].catalogue.code_texts[row] for row in rows}
+    told = set()
+    for example in mixture(world, {"rating": 1.0}).epoch(0).examples:
+        for side in (example["input_ids"], example["labels"]):
+            told |= {word for word, after in pairwise(side) if after == "4"}
+    assert len(secret) == 2 and not secret & told
+    assert told & set(world[1].catalogue.code_texts)
 
 
 def test_a_sample_is_rendered_text_of_every_task(toy: tuple[Split, Prompter]) -> None:
