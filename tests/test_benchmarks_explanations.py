@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import explanations
 import pytest
 
-HOUSE = Path(__file__).resolve().parents[1]
 WORDS = ("great", "good", "nice", "poor", "fine")
 KEYS = {"words", "precision", "recall", "f1", "coverage", "in_list", "in_user"}
 
 
-def benchmark(folder: Path) -> dict[str, object]:
-    command = [sys.executable, "benchmarks/explanations.py", "--dataset", str(folder), "--json"]
-    done = subprocess.run(command, cwd=HOUSE, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+def benchmark(folder: Path, output: pytest.CaptureFixture[str]) -> dict[str, object]:
+    explanations.main(["--dataset", str(folder), "--json"])
+    found: dict[str, object] = json.loads(output.readouterr().out.splitlines()[-1])
     return found
 
 
-def test_without_its_files_it_says_what_is_missing(tmp_path: Path) -> None:
-    reason = str(benchmark(tmp_path)["skipped"])
+def test_without_its_files_it_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = str(benchmark(tmp_path, capsys)["skipped"])
     assert "has no reviews_Musical_Instruments_5.json.gz and no sentires_features.json" in reason
 
 
-def test_rules_on_made_reviews(tmp_path: Path) -> None:
+def test_rules_on_made_reviews(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         {
             "reviewerID": f"u{user}",
@@ -45,7 +43,7 @@ def test_rules_on_made_reviews(tmp_path: Path) -> None:
     (tmp_path / "sentires_features.json").write_text('["tone", "price"]')
     users = {f"u{user}": {"tone": 1.0} if user else {"price": 1.0} for user in range(8)}
     (tmp_path / "sentires_user_feature_sentiment.json").write_text(json.dumps(users))
-    found = benchmark(tmp_path)
+    found = benchmark(tmp_path, capsys)
     results = found["results"]
     assert isinstance(results, dict)
     assert len(results) == 4

@@ -29,7 +29,7 @@ def test_the_run_says_what_it_does(toy: Path, tmp_path: Path) -> None:
     output = tmp_path / "model"
     done = run_train(
         f"--dataset={toy}", f"--output_dir={output}", f"--prompts={own}", "--max_train_steps=6",
-        "--item_ids=collaborative", *SMALL,
+        "--item_ids=collaborative", *SMALL, launcher=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "200 users, 120 items, 3,763 interactions" in done.stdout
@@ -117,12 +117,13 @@ def test_an_error_is_no_traceback(toy: Path, tmp_path: Path) -> None:
 
 def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(toy: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = run_train(f"--dataset={toy}", f"--output_dir={whole}", *RESUMABLE)
-    assert done.returncode == 0, done.stderr
-    command = [sys.executable, "train.py", f"--dataset={toy}", f"--output_dir={killed}", *RESUMABLE]
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    undisturbed, process = (
+        subprocess.Popen(
+            [sys.executable, "train.py", f"--dataset={toy}", f"--output_dir={folder}", *RESUMABLE],
+            cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for folder in (whole, killed)
+    )  # fmt: skip
     checkpoints = tmp_path / "killed.run" / "checkpoints"
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("step-*[0-9]")) and time.monotonic() < deadline:
@@ -139,6 +140,7 @@ def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(toy: Path, tmp_pat
     resumed = run_train(f"--dataset={toy}", f"--output_dir={killed}", *RESUMABLE, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert "going on from" in resumed.stdout
+    assert undisturbed.wait(timeout=240) == 0
     weights = "model.safetensors"
     assert (killed / weights).read_bytes() == (whole / weights).read_bytes()
     ours, theirs = (json.loads((f / "metrics.json").read_text()) for f in (killed, whole))
