@@ -222,6 +222,7 @@ def what_is_known(arguments: Arguments, corpus: Corpus) -> Knowledge:
         best_templates={},
         beams=arguments.predict.beams,
         protocol=corpus.protocol,
+        reasons=corpus.reasons,
     )
 
 
@@ -232,7 +233,7 @@ def judge(
     predictor = what_is_known(arguments, corpus).predictor(model, words.tokenizer)
     predictor.batch_size = arguments.predict.eval_batch_size
     validation = Validation(
-        evaluator=Evaluator(predictor, corpus.prompter, corpus.split),
+        evaluator=Evaluator(predictor, corpus.prompter, corpus.split, reasons=corpus.reasons),
         corpus=corpus,
         at_most=arguments.train.eval_examples,
         keep_seen=arguments.predict.keep_seen,

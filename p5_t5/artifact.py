@@ -26,11 +26,21 @@ from p5_t5.decoding.trie import Trie, build_trie
 from p5_t5.modeling.p5 import P5ForConditionalGeneration, is_p5
 from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.prompting.prompter import Prompter, PromptSettings
+from p5_t5.prompting.reasons import Facts, Quotes, Reasons
 from p5_t5.prompting.tasks import TASKS
 from p5_t5.prompting.templates import PromptTemplate, load_templates
 from p5_t5.protocol import CORRECTED, Protocol
 
 _BACKUP = ".previous"
+_QUOTES = "quotes.parquet"
+_NEEDED = (
+    "config.json",
+    "p5.json",
+    "item_codes.json",
+    "trie.safetensors",
+    "catalogue.parquet",
+    "users.parquet",
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,7 @@ class Knowledge:
         beams: beginnings of codes kept at each level of the search.
         trie: the codes as the search reads them; built anew where it is not known.
         protocol: where prediction follows P5's program.
+        reasons: what explanations choose from; ``None`` where they are written word by word.
     """
 
     name: str
@@ -60,6 +71,7 @@ class Knowledge:
     beams: int = 20
     trie: Trie | None = None
     protocol: Protocol = CORRECTED
+    reasons: Reasons | None = None
 
     @cached_property
     def prompter(self) -> Prompter:
@@ -112,7 +124,10 @@ class Knowledge:
             "best_templates": {k: list(v) for k, v in self.best_templates.items()},
             "beams": self.beams,
             "protocol": asdict(self.protocol),
+            "explained_by": self.reasons.source if self.reasons else None,
         }
+        if isinstance(self.reasons, Quotes):
+            self.reasons.table().write_parquet(folder / _QUOTES)
         _write_json(folder / "p5.json", settings)
 
     @classmethod
@@ -128,11 +143,20 @@ class Knowledge:
         users = pl.read_parquet(folder / "users.parquet")
         lengths = users["items"].list.len().to_numpy()
         families = {name: task.family for name, task in TASKS.items()}
+        catalogue = Catalogue(
+            pl.read_parquet(folder / "catalogue.parquet"), ItemCodes.from_dict(codes)
+        )
+        prompt_settings = PromptSettings(**settings["settings"])
+        reasons: Reasons | None = None
+        # A folder of an earlier version says nothing of it.
+        if settings.get("explained_by") == Quotes.source:
+            _check_complete(folder, [_QUOTES])
+            reasons = Quotes.read(pl.read_parquet(folder / _QUOTES))
+        elif settings.get("explained_by") == Facts.source:
+            reasons = Facts(catalogue, prompt_settings.like_threshold)
         return cls(
             name=settings["name"],
-            catalogue=Catalogue(
-                pl.read_parquet(folder / "catalogue.parquet"), ItemCodes.from_dict(codes)
-            ),
+            catalogue=catalogue,
             histories=Histories(
                 user_ids=tuple(users["user_id"].to_list()),
                 offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
@@ -145,12 +169,13 @@ class Knowledge:
                 },
             ),
             templates=list(load_templates([folder / "prompts"], families).values()),
-            settings=PromptSettings(**settings["settings"]),
+            settings=prompt_settings,
             ratings=settings["ratings"],
             best_templates=settings["best_templates"],
             beams=settings["beams"],
             trie=Trie.load(folder / "trie.safetensors"),
             protocol=Protocol(**settings["protocol"]),
+            reasons=reasons,
         )
 
 
@@ -248,15 +273,7 @@ def load_artifact(
     return model.eval(), AutoTokenizer.from_pretrained(folder), knowledge
 
 
-def _check_complete(folder: Path) -> None:
-    needed = (
-        "config.json",
-        "p5.json",
-        "item_codes.json",
-        "trie.safetensors",
-        "catalogue.parquet",
-        "users.parquet",
-    )
+def _check_complete(folder: Path, needed: Sequence[str] = _NEEDED) -> None:
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise ValueError(

@@ -86,8 +86,9 @@ class P5RecommendPipeline(Pipeline):
 
     Returns for each request a list of dictionaries with ``item_id``, ``title`` and ``score`` (the
     item's log-probability; for ``task="rating"`` the expected stars, for ``task="like"`` the
-    probability of liking), and ``explanation`` for that task, where ``score`` is ``None`` if the
-    item was given.
+    probability of liking), and for explanations ``explanation`` and ``explained_by``: ``quote`` is
+    what a user wrote of the item, ``fact`` holds for the request's history, and what the ``model``
+    wrote itself may be neither. Their ``score`` is ``None`` if the item was given.
 
     Raises:
         ValueError: an unknown user, item, task, template or condition; the nearest known ones are
@@ -336,13 +337,20 @@ class P5RecommendPipeline(Pipeline):
                 answers[i] = recommended
         flat = [(answer, batch[i]) for i, row in enumerate(answers) for answer in row]
         row_of = {item_id: row for row, item_id in enumerate(self.knowledge.catalogue.item_ids)}
-        prompts = [
-            self._prompt(task, template, replace(request, item=row_of[answer["item_id"]]))
-            for answer, request in flat
-        ]
+        about = [replace(request, item=row_of[answer["item_id"]]) for answer, request in flat]
+        prompts = [self._prompt(task, template, request) for request in about]
         if task == "explanation":
-            for (answer, _), text in zip(flat, self.predictor.write(prompts), strict=True):
+            reasons = self.knowledge.reasons
+            known = [
+                reasons.about(request.state, Asked(item=request.item, feature=request.feature))
+                if reasons
+                else []
+                for request in about
+            ]
+            texts = self.predictor.explain(prompts, known)
+            for (answer, _), text, own in zip(flat, texts, known, strict=True):
                 answer["explanation"] = text
+                answer["explained_by"] = reasons.source if reasons and own else "model"
             return answers
         if task == "rating":
             scores, _ = self.predictor.rate(prompts)

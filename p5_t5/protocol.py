@@ -51,6 +51,11 @@ class Protocol:
         "out"
     )
 
+    free_explanations: bool = _switch(
+        "explanations are written word by word, instead of choosing the most probable of what "
+        "users said of the item, or of the facts that hold for it"
+    )
+
     @classmethod
     def paper(cls) -> Protocol:
         """All switches on."""

@@ -206,7 +206,7 @@ def transfer(options: TransferArguments) -> tuple[dict[str, Any], list[str]]:
     pair.check_stars()
     split = pair.split(options.shared_users)
     predictor = known.predictor(model, tokenizer)
-    evaluator = Evaluator(predictor, other.prompter, split)
+    evaluator = Evaluator(predictor, other.prompter, split, reasons=other.reasons)
     everything = pair.unknown(questions(split, ZERO_SHOT, "test"))
     notes = [*other.notes, *notes, pair.check_words(predictor.words, templates, everything)]
     notes.append(f"{len(everything):,} of {split.histories.num_users:,} users' last items are new")

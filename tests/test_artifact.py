@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from p5_t5 import artifact
 from p5_t5.artifact import Knowledge, find_artifact, load_artifact, replace_folder, save_artifact
+from p5_t5.prompting.reasons import Facts
 
 
 def test_what_was_trained_with_comes_back_whole(trained: Path, tmp_path: Path) -> None:
@@ -89,3 +91,19 @@ def test_a_folder_that_is_no_model_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"p5\.json, item_codes\.json.* are missing"):
         find_artifact(str(tmp_path))
+
+
+def test_a_folder_without_its_quotes_says_so(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "model")
+    (tmp_path / "model" / "quotes.parquet").unlink()
+    with pytest.raises(ValueError, match=r"quotes\.parquet is missing"):
+        load_artifact(tmp_path / "model")
+
+
+def test_facts_are_kept(trained: Path, tmp_path: Path) -> None:
+    model, tokenizer, known = load_artifact(trained)
+    facts = Facts(known.catalogue, known.settings.like_threshold)
+    save_artifact(tmp_path / "model", model, tokenizer, replace(known, reasons=facts), {}, "")
+    assert isinstance(load_artifact(tmp_path / "model")[2].reasons, Facts)
+    save_artifact(tmp_path / "model", model, tokenizer, replace(known, reasons=None), {}, "")
+    assert load_artifact(tmp_path / "model")[2].reasons is None

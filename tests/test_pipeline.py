@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,12 +219,37 @@ def test_explanations_are_text(recommend: Any) -> None:
     (asked,) = recommend("u0001", task="explanation", item=title)
     assert asked["title"] == title and asked["score"] is None
     assert isinstance(asked["explanation"], str)
+    assert [set(asked)] == [{"item_id", "title", "score", "explanation", "explained_by"}]
     explained = recommend(["u0001", "u0002"], task="explanation", top_k=2, batch_size=2)
     assert [len(answers) for answers in explained] == [2, 2]
     assert all("explanation" in answer for answers in explained for answer in answers)
     # A model of twelve steps writes little, but the same whatever the batch.
     alone = recommend("u0002", task="explanation", top_k=2)
     assert [a["explanation"] for a in alone] == [a["explanation"] for a in explained[1]]
+
+
+def test_explanations_quote_what_was_said_of_the_item(recommend: Any, toy: Path) -> None:
+    said = pl.read_parquet(toy / "interactions.parquet").select("item_id", "explanation").rows()
+    answers = recommend("u0001", task="explanation", top_k=100)
+    quoted = [a for a in answers if a["explained_by"] == "quote"]
+    assert len(quoted) > 0.9 * len(answers)
+    assert {(a["item_id"], a["explanation"]) for a in quoted} <= set(said)
+    # About the feature that was asked for, where anybody spoke of it.
+    quotes = recommend.knowledge.reasons
+    (item, feature), *_ = [(i, f) for i, f in zip(quotes.items, quotes.features, strict=True) if f]
+    title = recommend.knowledge.catalogue.title(item)
+    request = {"user": "u0001", "item": title, "feature": feature}
+    (about,) = recommend(request, task="explanation")
+    own = zip(quotes.items, quotes.texts, quotes.features, strict=True)
+    assert about["explanation"] in [t for i, t, f in own if (i, f) == (item, feature)]
+
+
+def test_an_item_that_nobody_spoke_of_is_explained_by_the_model(
+    recommend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommend, "knowledge", replace(recommend.knowledge, reasons=None))
+    (answer,) = recommend("u0001", task="explanation", top_k=1)
+    assert answer["explained_by"] == "model" and isinstance(answer["explanation"], str)
 
 
 def test_a_template_can_be_chosen(recommend: Any) -> None:

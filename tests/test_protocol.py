@@ -19,6 +19,7 @@ from p5_t5.evaluation.evaluator import Evaluator
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
 from p5_t5.prompting.mixture import Mixture
 from p5_t5.prompting.prompter import PromptSettings
+from p5_t5.prompting.reasons import Quotes
 from p5_t5.prompting.templates import RATED_SLOTS
 from p5_t5.protocol import CORRECTED, Protocol
 from tests.conftest import run_train
@@ -239,6 +240,11 @@ def test_rows_split_by_chance_are_not_told_by_lists_of_stars(toy: Path) -> None:
 
     assert told() == [f"rated-{n}" for n in range(1, 6)]
     assert told(random_row_split=True) == []
+
+
+def test_explanations_choose_unless_they_are_written_freely(toy: Path) -> None:
+    assert isinstance(corpus_of(toy).reasons, Quotes)
+    assert corpus_of(toy, free_explanations=True).reasons is None
 
 
 def test_a_run_as_in_the_paper_says_so_and_is_saved_with_all_it_needs(

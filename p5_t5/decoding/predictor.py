@@ -15,6 +15,7 @@ from p5_t5.decoding.beam_search import Ranking, beam_search
 from p5_t5.decoding.constraints import allow
 from p5_t5.decoding.exact import pair_scores
 from p5_t5.decoding.legal import LegalLeaves
+from p5_t5.decoding.texts import text_scores
 from p5_t5.decoding.trie import Trie, TrieTensors, build_trie
 from p5_t5.decoding.unconstrained import FreeSearch
 from p5_t5.modeling.collator import Collator
@@ -24,6 +25,8 @@ from p5_t5.protocol import CORRECTED, Protocol
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
+# Prompts at a time that have several texts to choose from: each text takes room of its own.
+_MOST_TEXTS = 16
 
 
 class Predictor:
@@ -232,6 +235,48 @@ class Predictor:
                 texts[i] = text.strip()
         return texts
 
+    def explain(self, prompts: Sequence[Prompt], known: Sequence[Sequence[str]]) -> list[str]:
+        """For each prompt the most probable of its known texts; where it has none, one is written.
+
+        Args:
+            prompts: prompts whose answer is a text.
+            known: for each prompt the texts to choose from.
+        """
+        texts = [""] * len(prompts)
+        asked = [i for i, own in enumerate(known) if own]
+        if asked:
+            picked = self.pick([prompts[i] for i in asked], [known[i] for i in asked])
+            for i, text in zip(asked, picked, strict=True):
+                texts[i] = text
+        rest = [i for i, own in enumerate(known) if not own]
+        if rest:
+            for i, text in zip(rest, self.write([prompts[i] for i in rest]), strict=True):
+                texts[i] = text
+        return texts
+
+    @torch.no_grad()
+    def pick(self, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> list[str]:
+        """For each prompt the most probable of some texts, by the mean over its tokens.
+
+        Args:
+            prompts: prompts whose answer is a text.
+            texts: for each prompt at least one text to choose from.
+        """
+        self.model.eval()
+        picked = [""] * len(prompts)
+        for index in self._batches(prompts, most=_MOST_TEXTS):
+            batch = [prompts[i] for i in index]
+            given = [self.words.encode(prompt.given, end=False) for prompt in batch]
+            scores = text_scores(
+                self.model,
+                **self._encode(batch),
+                texts=[[self.words.encode(text) for text in texts[i]] for i in index],
+                given=given if any(given) else None,
+            )
+            for i, own in zip(index.tolist(), scores, strict=True):
+                picked[i] = texts[i][int(np.argmax(own))]
+        return picked
+
     def _search(
         self, trie: TrieTensors, prompts: Sequence[Prompt], k: int, allowed: LegalLeaves | None
     ) -> Ranking:
@@ -254,13 +299,14 @@ class Predictor:
         return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
 
     def _batches(
-        self, prompts: Sequence[Prompt], same_given: bool = False
+        self, prompts: Sequence[Prompt], same_given: bool = False, most: int | None = None
     ) -> Iterator[npt.NDArray[np.int64]]:
         """Prompts of like length together; with ``same_given`` only equally long given starts."""
+        most = min(most or self.batch_size, self.batch_size)
         source = np.array([len(self.words.encode(prompt.source)) for prompt in prompts])
         given = np.array([len(self.words.encode(prompt.given, end=False)) for prompt in prompts])
         order = np.lexsort((source, given) if same_given else (given, source))
         edges = np.flatnonzero(np.diff(given[order])) + 1
         needs = request_bytes(self.model.config, self._items, self.beams, source, given)
         for group in np.split(order, edges) if same_given else [order]:
-            yield from batches(group, needs[group], most=self.batch_size, budget=self.memory_budget)
+            yield from batches(group, needs[group], most=most, budget=self.memory_budget)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from p5_t5.data.histories import UserState
 from p5_t5.data.splits import Part, Split
 from p5_t5.decoding.diversity import Diversity
 from p5_t5.decoding.predictor import Predictor
@@ -22,6 +23,7 @@ from p5_t5.evaluation.metrics import (
 )
 from p5_t5.prompting.candidates import Candidates
 from p5_t5.prompting.prompter import Asked, Prompt, Prompter
+from p5_t5.prompting.reasons import Reasons
 from p5_t5.prompting.tasks import Task
 from p5_t5.prompting.templates import WORDS, AnswerKind, PromptTemplate
 
@@ -106,6 +108,7 @@ class Evaluator:
         prompter: Prompter,
         split: Split,
         diversity: Diversity = _RELEVANCE_ALONE,
+        reasons: Reasons | None = None,
     ) -> None:
         """Keeps the parts of the judgement.
 
@@ -114,9 +117,10 @@ class Evaluator:
             prompter: writes them.
             split: what is asked, and the right answers.
             diversity: how far ranked lists are made diverse before they are judged.
+            reasons: what explanations choose from; without it they are written word by word.
         """
         self.predictor, self.prompter, self.split = predictor, prompter, split
-        self.diversity = diversity
+        self.diversity, self.reasons = diversity, reasons
         self.candidates = Candidates(
             split, len(prompter.catalogue), split.stars(), prompter.settings
         )
@@ -182,7 +186,7 @@ class Evaluator:
         if kind.form == "stars":
             return self._rating(prompts, asked)
         if kind.form == "text":
-            return self._text(prompts, kind, asked)
+            return self._text(prompts, kind, asked, facts)
         metrics = self._words(prompts, kind, facts)
         if kind.proposes == "item" and candidate_users:
             metrics |= self._ranked_words(task, template, asked.some(candidate_users))
@@ -191,12 +195,15 @@ class Evaluator:
     def _prompts(
         self, template: PromptTemplate, asked: Questions, facts: Sequence[Asked]
     ) -> list[Prompt]:
-        state = self.split.histories.state
-        pairs = zip(asked.users.tolist(), asked.positions.tolist(), facts, strict=True)
         return [
-            self.prompter.render(template, state(user, position), fact)
-            for user, position, fact in pairs
+            self.prompter.render(template, state, fact)
+            for state, fact in zip(self._states(asked), facts, strict=True)
         ]
+
+    def _states(self, asked: Questions) -> Iterator[UserState]:
+        """Each user before the asked interaction."""
+        for user, position in zip(asked.users.tolist(), asked.positions.tolist(), strict=True):
+            yield self.split.histories.state(user, position)
 
     def seen(self, asked: Questions) -> list[npt.NDArray[np.int32]]:
         """What each user had before the asked interaction."""
@@ -286,8 +293,20 @@ class Evaluator:
         metrics[f"n{CANDIDATES}"] = metrics.pop("n")
         return metrics
 
-    def _text(self, prompts: Sequence[Prompt], kind: AnswerKind, asked: Questions) -> Metrics:
-        written = self.predictor.write(prompts)
+    def _text(
+        self,
+        prompts: Sequence[Prompt],
+        kind: AnswerKind,
+        asked: Questions,
+        facts: Sequence[Asked],
+    ) -> Metrics:
+        known: list[list[str]] = [[] for _ in prompts]
+        if kind.slot == "explanation" and self.reasons is not None:
+            known = [
+                self.reasons.about(state, fact)
+                for state, fact in zip(self._states(asked), facts, strict=True)
+            ]
+        written = self.predictor.explain(prompts, known)
         rows = asked.rows.tolist()
         references = [self.split.texts[kind.slot][row] or "" for row in rows]
         metrics = text_metrics(written, references)

@@ -16,6 +16,7 @@ from p5_t5.prompting.candidates import Candidates
 from p5_t5.prompting.explanations import derive_explanations
 from p5_t5.prompting.prompter import Prompt, Prompter, PromptSettings
 from p5_t5.prompting.rating_jitter import TENTHS, check_whole_stars
+from p5_t5.prompting.reasons import Reasons, find_reasons
 from p5_t5.prompting.review_explanations import extract_explanations
 from p5_t5.prompting.tasks import (
     LATE_SEQUENTIAL,
@@ -46,6 +47,7 @@ class Corpus:
         notes: what was filtered, repaired, derived or left out, one printable line each.
         untaught: tasks whose templates are all held out: they are only judged.
         protocol: where training and judging follow P5's program.
+        reasons: what explanations choose from; ``None`` where they are written word by word.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Corpus:
     notes: Sequence[str]
     untaught: Sequence[Task] = ()
     protocol: Protocol = CORRECTED
+    reasons: Reasons | None = None
 
     @cached_property
     def candidates(self) -> Candidates:
@@ -231,6 +234,7 @@ def read_corpus(
         notes=[f"{tables.name}: {note}" for note in notes],
         untaught=untaught,
         protocol=protocol,
+        reasons=None if protocol.free_explanations else find_reasons(split, catalogue, settings),
     )
 
 

@@ -6,6 +6,7 @@ two liked titles that share it. Only interactions before the explained one are l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -45,13 +46,25 @@ def derive_explanations(split: Split, catalogue: Catalogue, like_threshold: floa
     )
     explanation: list[str | None] = [None] * len(split.histories.items)
     feature: list[str | None] = [None] * len(split.histories.items)
-    title, names = catalogue.title, catalogue.category_names
+    names = catalogue.category_names
     for row, category, last, before in pairs.select("row", "category", "last", "before").rows():
         feature[row] = names[category]
-        liked = title(last) if before is None else f"{title(last)} and {title(before)}"
-        explanation[row] = f"you liked {liked} , and this is {names[category]} too"
+        liked = [last] if before is None else [before, last]
+        explanation[row] = fact(catalogue, liked, names[category])
     texts = dict(split.texts) | {"explanation": explanation, "feature": feature}
     return replace(split, texts=texts, derived_explanations=True)
+
+
+def fact(catalogue: Catalogue, liked: Sequence[int], category: str) -> str:
+    """The sentence that names a category and the newest two liked items that share it.
+
+    Args:
+        catalogue: titles.
+        liked: catalogue rows, oldest first; at least one.
+        category: its name.
+    """
+    named = " and ".join(catalogue.title(item) for item in reversed(liked[-2:]))
+    return f"you liked {named} , and this is {category} too"
 
 
 def _category_pairs(split: Split, catalogue: Catalogue, like_threshold: float) -> pl.DataFrame:

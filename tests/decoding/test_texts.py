@@ -1,0 +1,63 @@
+"""Scores of given texts against the model's own forward pass, one text at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import T5Config, T5ForConditionalGeneration
+
+from p5_t5.decoding.texts import text_scores
+
+WORDS = 30
+tokens = st.integers(2, WORDS - 1)
+texts = st.lists(st.lists(tokens, max_size=6).map(lambda row: [*row, 1]), min_size=1, max_size=4)
+requests = st.lists(
+    st.tuples(st.lists(tokens, min_size=1, max_size=7), st.lists(tokens, max_size=4), texts),
+    min_size=1,
+    max_size=3,
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> T5ForConditionalGeneration:
+    torch.manual_seed(3)
+    config = T5Config(
+        vocab_size=WORDS, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=2,
+        decoder_start_token_id=0,
+    )  # fmt: skip
+    model = T5ForConditionalGeneration(config).eval()
+    model.shared.weight.data *= 3
+    return model
+
+
+@settings(deadline=None, max_examples=40)
+@given(requests)
+def test_scores_are_those_of_one_text_alone(
+    model: T5ForConditionalGeneration,
+    asked: list[tuple[list[int], list[int], list[list[int]]]],
+) -> None:
+    longest = max(len(source) for source, _, _ in asked)
+    ids = torch.tensor([[*source, *[0] * (longest - len(source))] for source, _, _ in asked])
+    found = text_scores(
+        model,
+        ids,
+        (ids > 0).long(),
+        [own for _, _, own in asked],
+        given=[start for _, start, _ in asked],
+    )
+    for (source, start, own), scores in zip(asked, found, strict=True):
+        assert len(scores) == len(own)
+        for text, score in zip(own, scores, strict=True):
+            labels = torch.tensor([[*start, *text]])
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([source]), labels=labels).logits
+            each = logits.log_softmax(-1)[0].gather(1, labels.T)[len(start) :]
+            assert score == pytest.approx(float(each.mean()), abs=1e-4)
+
+
+def test_a_text_of_no_token_is_refused(model: T5ForConditionalGeneration) -> None:
+    ids = torch.tensor([[3, 4]])
+    with pytest.raises(ValueError, match="at least one token"):
+        text_scores(model, ids, torch.ones_like(ids), [[[5, 1], []]])

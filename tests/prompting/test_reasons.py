@@ -1,0 +1,174 @@
+"""Reasons: of the item that is asked about, of training, and true."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p5_t5.data.catalogue import Catalogue
+from p5_t5.data.histories import UserState
+from p5_t5.data.item_ids import ItemCodes
+from p5_t5.data.splits import Split, leave_one_out
+from p5_t5.data.tables import check_tables
+from p5_t5.prompting.explanations import derive_explanations
+from p5_t5.prompting.prompter import Asked, PromptSettings
+from p5_t5.prompting.reasons import Facts, Quotes, find_reasons
+
+# user, item, explanation, feature; the last two of each user are held out
+SAID = [
+    ("a", "lamp", "the light is warm", "light"),
+    ("a", "rug", "a <soft>  rug", "pile"),
+    ("a", "bed", None, None),
+    ("a", "lamp", "held out light", "light"),
+    ("a", "rug", "held out pile", "pile"),
+    ("b", "lamp", "the base is heavy", "base"),
+    ("b", "lamp", "a heavy base , sadly", "base"),
+    ("b", "lamp", "the base is heavy", "base"),
+    ("b", "bed", "unheard", "frame"),
+    ("b", "sofa", "unheard too", "frame"),
+    ("c", "lamp", "bright light", "light"),
+    ("c", "rug", "deep pile", "pile"),
+    ("c", "bed", "held out", "frame"),
+    ("c", "sofa", "held out", "frame"),
+]
+ITEMS = ["bed", "lamp", "rug", "sofa"]
+NOBODY = UserState(None, None, {}, np.empty(0, np.int32), np.empty(0, np.float32))
+
+
+def catalogue_of(items: pl.DataFrame) -> Catalogue:
+    codes = ItemCodes("atomic", tuple((f"<item_{row}>",) for row in range(len(items))))
+    return Catalogue(items, codes)
+
+
+def split_of(features: bool = True) -> tuple[Split, Catalogue]:
+    columns = ["user_id", "item_id", "explanation", "feature"]
+    said = pl.DataFrame(SAID, schema=columns, orient="row")
+    items = pl.DataFrame({"item_id": ITEMS})
+    tables = check_tables("made", said if features else said.drop("feature"), items)
+    return leave_one_out(tables), catalogue_of(tables.items)
+
+
+@pytest.fixture
+def quotes() -> Quotes:
+    found = find_reasons(*split_of(), PromptSettings())
+    assert isinstance(found, Quotes)
+    return found
+
+
+def asked(item: str, feature: str | None = None) -> Asked:
+    return Asked(item=ITEMS.index(item), feature=feature)
+
+
+def test_quotes_are_what_training_says_of_the_item(quotes: Quotes) -> None:
+    # What a says of lamp and rug is left out: both are held out of the same user again.
+    assert quotes.about(NOBODY, asked("lamp")) == [
+        "the base is heavy",
+        "a heavy base , sadly",
+        "bright light",
+    ]
+    assert quotes.about(NOBODY, asked("rug")) == ["deep pile"]
+    for item in ("bed", "sofa"):
+        assert quotes.about(NOBODY, asked(item)) == []
+
+
+def test_a_wished_feature_is_spoken_of_if_anybody_did(quotes: Quotes) -> None:
+    assert quotes.about(NOBODY, asked("lamp", "light")) == ["bright light"]
+    assert len(quotes.about(NOBODY, asked("lamp", "shade"))) == 3
+
+
+def test_quotes_need_no_features() -> None:
+    found = Quotes.of(split_of(features=False)[0])
+    assert len(found.about(NOBODY, asked("lamp", "light"))) == 3
+
+
+def test_quotes_are_saved_and_read(quotes: Quotes) -> None:
+    read = Quotes.read(quotes.table())
+    assert (read.texts, read.features) == (quotes.texts, quotes.features)
+    assert np.array_equal(read.items, quotes.items)
+
+
+def test_an_often_explained_item_keeps_quotes_about_its_frequent_features() -> None:
+    rows = [
+        (f"u{user}", item, f"{user} says {item}", "often" if user > 5 else "rare")
+        for user in range(40)
+        for item in ("lamp", "bed", "sofa")
+    ]
+    columns = ["user_id", "item_id", "explanation", "feature"]
+    tables = check_tables("made", pl.DataFrame(rows, schema=columns, orient="row"))
+    found = Quotes.of(leave_one_out(tables))
+    assert len(found.texts) == 16
+    assert set(found.features) == {"often"}
+
+
+def test_without_explanations_there_are_no_reasons() -> None:
+    rows = pl.DataFrame({"user_id": ["a"] * 3, "item_id": ["bed", "lamp", "rug"]})
+    tables = check_tables("made", rows)
+    split, catalogue = leave_one_out(tables), catalogue_of(tables.items)
+    assert find_reasons(split, catalogue, PromptSettings()) is None
+
+
+WORLD = {
+    "Atlas": ["war"],
+    "Bridge": ["war", "love"],
+    "Comet": ["love"],
+    "Dune": ["crime"],
+    "Ember": ["love", "war"],
+    "Fog": [],
+}
+histories = st.lists(
+    st.tuples(st.sampled_from(list(WORLD)), st.sampled_from([1.0, 3.0, 4.0, 5.0])),
+    min_size=3,
+    max_size=8,
+)
+
+
+def world_of(seen: list[tuple[str, float]]) -> tuple[Split, Catalogue]:
+    # Exact copies of a row would be left out.
+    rows = [("u", title, stars, time) for time, (title, stars) in enumerate(seen)]
+    schema = ["user_id", "item_id", "rating", "timestamp"]
+    interactions = pl.DataFrame(rows, schema=schema, orient="row")
+    items = pl.DataFrame({"item_id": list(WORLD), "title": list(WORLD)})
+    items = items.with_columns(categories=pl.Series(list(WORLD.values())))
+    tables = check_tables("made", interactions, items)
+    catalogue = catalogue_of(tables.items)
+    return derive_explanations(leave_one_out(tables), catalogue, 4.0), catalogue
+
+
+@given(histories)
+@settings(deadline=None, max_examples=60)
+def test_a_derived_explanation_is_one_of_the_facts(seen: list[tuple[str, float]]) -> None:
+    split, catalogue = world_of(seen)
+    facts = Facts(catalogue, 4.0)
+    for row, (text, feature) in enumerate(
+        zip(split.texts["explanation"], split.texts["feature"], strict=True)
+    ):
+        if text is not None:
+            state, item = split.histories.state(0, row), int(split.histories.items[row])
+            assert text in facts.about(state, Asked(item=item))
+            assert facts.about(state, Asked(item=item, feature=feature)) == [text]
+
+
+def test_facts_are_true_of_any_history() -> None:
+    _, catalogue = world_of([("Atlas", 5), ("Comet", 5), ("Bridge", 5)])
+    facts = Facts(catalogue, 4.0)
+    row = list(WORLD).index
+    items = np.array([row("Atlas"), row("Comet"), row("Ember")], dtype=np.int32)
+    liked = UserState(None, None, {}, items, np.array([5, 2, 4], dtype=np.float32))
+    bridge = Asked(item=row("Bridge"))
+    assert set(facts.about(liked, bridge)) == {
+        "you liked Ember and Atlas , and this is war too",
+        "you liked Ember , and this is love too",
+    }
+    assert facts.about(liked, Asked(item=row("Dune"))) == []
+    assert facts.about(liked, Asked(item=row("Fog"))) == []
+    # Without stars everything was liked.
+    unrated = UserState(None, None, {}, items, np.full(3, np.nan, dtype=np.float32))
+    assert "you liked Ember and Comet , and this is love too" in facts.about(unrated, bridge)
+
+
+def test_facts_are_found_for_derived_explanations() -> None:
+    split, catalogue = world_of([("Atlas", 5), ("Comet", 5), ("Bridge", 5), ("Ember", 4)])
+    assert isinstance(find_reasons(split, catalogue, PromptSettings()), Facts)
