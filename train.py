@@ -142,7 +142,7 @@ def prepare(arguments: Arguments, folder: Path) -> Corpus:
         PromptSettings(
             max_history=arguments.max_history,
             recent=data.recent,
-            min_recent=data.min_recent,
+            least_recent=data.least_recent,
             max_recent=data.max_recent,
             like_threshold=data.like_threshold,
             candidates=data.candidates,
@@ -179,8 +179,12 @@ def build(
         whole_word_embeddings=options.whole_word_embeddings,
         whole_words_in_training_only=arguments.protocol.whole_words_in_training_only,
         tie_lm_head=options.tie_lm_head,
+        # T5's factor below a tied layer makes the first thousand steps slow.
+        scale_decoder_outputs=False,
     )
-    model = make_model(config, tokenizer, corpus.catalogue.codes, checkpoint)
+    told = corpus.split if options.item_embeddings == "cooccurrence" else None
+    codes = corpus.catalogue.codes
+    model = make_model(config, tokenizer, codes, checkpoint, told, train.seed)
     words = WordTokenizer(tokenizer)
     mixture = Mixture(
         corpus,

@@ -68,11 +68,12 @@ class DataArguments:
         metadata={"help": "newest items given to the decoder by templates with {recent} or "
                   "{rated}"},
     )  # fmt: skip
-    min_recent: int = field(
-        default=25,
-        metadata={"help": "while training, fewest items after the cut before {recent} or {rated}"},
-    )
-    max_recent: int = field(default=50, metadata={"help": "and most items"})
+    least_recent: float = field(
+        default=0.5,
+        metadata={"help": "while training, smallest share of the listed items after the cut before "
+                  "{recent} or {rated}"},
+    )  # fmt: skip
+    max_recent: int = field(default=50, metadata={"help": "and most items after it"})
     like_threshold: float = field(
         default=4.0, metadata={"help": "from so many stars on an item counts as liked"}
     )
@@ -86,11 +87,10 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
-        if not 0 <= self.min_recent <= self.max_recent:
-            raise ValueError(
-                "--min_recent must be at least 0 and at most --max_recent, not "
-                f"{self.min_recent} and {self.max_recent}"
-            )
+        if not 0 <= self.least_recent <= 1:
+            raise ValueError(f"--least_recent must be from 0 to 1, not {self.least_recent}")
+        if self.max_recent < 0:
+            raise ValueError(f"--max_recent must be at least 0, not {self.max_recent}")
         if self.candidates < 2 or self.review_words < 1:
             raise ValueError(
                 "--candidates must be at least 2 and --review_words at least 1, not "
@@ -122,9 +122,22 @@ class ModelArguments:
         default=True,
         metadata={"help": "mark the pieces of one word with one embedding, as P5 does"},
     )
+    item_embeddings: str = field(
+        default="cooccurrence",
+        metadata={"help": "where the embeddings of new item tokens start: cooccurrence (near items "
+                  "that stand beside them in training histories) or random"},
+    )  # fmt: skip
     tie_lm_head: bool = field(
-        default=False, metadata={"help": "use the input embeddings as output layer"}
+        default=True,
+        metadata={"help": "use the input embeddings as output layer; a checkpoint keeps its own"},
     )
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        if self.item_embeddings not in ("cooccurrence", "random"):
+            raise ValueError(
+                f"--item_embeddings must be cooccurrence or random, not {self.item_embeddings!r}"
+            )
 
 
 @dataclass

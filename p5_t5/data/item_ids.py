@@ -19,20 +19,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
-from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
+
+from p5_t5.data.item_vectors import Indices, Vectors, item_vectors
 
 SCHEMES = ("sequential", "random", "collaborative", "atomic")
 
 _LEVELS = "abcdefghijklmnopqrstuvwxyz"
-_WINDOW = 10  # neighbours in a history that count as co-occurring, each way
 _DIMENSIONS = 64
 _WIDEST_DEFAULT = 64  # children of a node, when the caller names no branching
 _SPLIT_ROUNDS = 8
-
-Vectors = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -254,7 +250,7 @@ def _tree_paths(
     branching, depth = _tree_shape(num_items, branching)
     # One thread: sums in another order could turn a near tie and with it a code.
     with threadpool_limits(limits=1):
-        vectors = _item_vectors(offsets, items, num_items, rng)
+        vectors = _filled(item_vectors(offsets, items, num_items, _DIMENSIONS, rng), rng)
         paths = np.zeros((num_items, depth), dtype=np.int64)
         # Members of a node are kept in a drawn order, which decides between equal vectors.
         nodes = [rng.permutation(num_items)]
@@ -270,6 +266,18 @@ def _tree_paths(
     return paths
 
 
+def _filled(vectors: Vectors, rng: np.random.Generator) -> Vectors:
+    """An item without a vector takes that of an item drawn at random.
+
+    So such items neither gather in one place nor disturb the others.
+    """
+    known = vectors.any(axis=1)
+    if not known.any():
+        return rng.standard_normal((len(vectors), 2))
+    vectors[~known] = vectors[rng.choice(np.flatnonzero(known), int((~known).sum()))]
+    return vectors
+
+
 def _tree_shape(num_items: int, branching: int | None) -> tuple[int, int]:
     """The children of a node and the number of levels that hold the catalogue."""
     depth = 2
@@ -281,61 +289,6 @@ def _tree_shape(num_items: int, branching: int | None) -> tuple[int, int]:
         while branching**depth < num_items:
             branching += 1
     return branching, depth
-
-
-def _item_vectors(
-    offsets: npt.NDArray[np.int64], items: Indices, num_items: int, rng: np.random.Generator
-) -> Vectors:
-    """(items, dimensions) unit vectors; items of the same histories point the same way.
-
-    The leading singular vectors of the positive pointwise mutual information of neighbours (Levy
-    and Goldberg, NeurIPS 2014). An item without neighbours takes the vector of an item drawn at
-    random, so that such items neither gather in one place nor disturb the others.
-    """
-    counts = _cooccurrence(offsets, items, num_items)
-    if not counts.nnz:
-        return rng.standard_normal((num_items, 2))
-    totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    # Flattening the context's share keeps rare items from being everyone's best neighbour.
-    flattened = totals**0.75
-    with np.errstate(divide="ignore"):
-        log_item = np.log(totals).astype(np.float32)
-        log_context = np.log(flattened / flattened.sum()).astype(np.float32)
-    row_lengths = np.diff(counts.indptr)
-    information = np.log(counts.data)
-    information -= np.repeat(log_item, row_lengths)
-    information -= log_context[counts.indices]
-    counts.data = np.maximum(information, 0)
-    counts.eliminate_zeros()
-
-    dimensions = min(_DIMENSIONS, num_items)
-    left, strength, _ = randomized_svd(
-        counts, dimensions, n_iter=4, random_state=int(rng.integers(2**31))
-    )
-    # What small catalogues have too few directions for, and what is left of an item without
-    # neighbours or in a far corner of the graph, is rounding alone.
-    strong = strength > 1e-4 * strength[0]
-    vectors: Vectors = (left * np.sqrt(strength))[:, strong].astype(np.float64)
-    lengths = np.linalg.norm(vectors, axis=1)
-    known = np.flatnonzero(lengths > 1e-4 * lengths.max())
-    unknown = np.flatnonzero(lengths <= 1e-4 * lengths.max())
-    vectors[known] /= lengths[known, None]
-    vectors[unknown] = vectors[rng.choice(known, unknown.size)]
-    return vectors
-
-
-def _cooccurrence(offsets: npt.NDArray[np.int64], items: Indices, num_items: int) -> sp.csr_matrix:
-    """(items, items) sparse, symmetric counts of two items at most a window apart in a history."""
-    users = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
-    items = items.astype(np.int32)
-    counts = sp.csr_matrix((num_items, num_items), dtype=np.float32)
-    for step in range(1, min(_WINDOW, len(items) - 1) + 1):
-        before, after = items[:-step], items[step:]
-        pair = (users[:-step] == users[step:]) & (before != after)
-        low, high = np.minimum(before, after)[pair], np.maximum(before, after)[pair]
-        weights = np.ones(low.size, dtype=np.float32)
-        counts = counts + sp.csr_matrix((weights, (low, high)), shape=counts.shape)
-    return sp.csr_matrix(counts + counts.T)
 
 
 def _split_evenly(vectors: Vectors, members: Indices, parts: int) -> list[Indices]:

@@ -37,7 +37,8 @@ class P5Config(T5Config):
     Attributes:
         whole_word_embeddings: add an embedding of the word's number to each piece of the input.
         whole_words_in_training_only: leave that embedding out in evaluation mode.
-        tie_lm_head: use the input embeddings as output layer, as T5 1.0 does.
+        tie_lm_head: use the input embeddings as output layer, as T5 1.0 does. What enters it is
+            scaled as there, unless ``scale_decoder_outputs`` says otherwise.
         embedding_std: deviation of the initial embeddings and output layer; T5's own is 1.0, from
             which a small model hardly learns in its first minutes.
     """

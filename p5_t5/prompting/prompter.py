@@ -37,10 +37,10 @@ class PromptSettings:
         max_history: at most so many of the newest items are written.
         recent: of these, how many newest ones a template with ``{recent}`` or ``{rated}`` gives to
             the decoder at prediction.
-        min_recent: while training, the cut before ``{recent}`` or ``{rated}`` is drawn anew each
-            time, with at least so many items after it where there are as many. Each of them is
-            learnt to be said, what stands before the cut is only read.
-        max_recent: and at most so many.
+        least_recent: while training, the cut before ``{recent}`` or ``{rated}`` is drawn anew each
+            time, with at least this share of the written items after it. Each of them is learnt to
+            be said, what stands before the cut is only read.
+        max_recent: and with at most so many items after it.
         like_threshold: from so many stars on an item counts as liked.
         candidates: how many items a choice is among, the right one included.
         review_words: of a review so many words are written.
@@ -48,7 +48,7 @@ class PromptSettings:
 
     max_history: int = 50
     recent: int = 5
-    min_recent: int = 25
+    least_recent: float = 0.5
     max_recent: int = 50
     like_threshold: float = 4.0
     candidates: int = 100
@@ -62,7 +62,7 @@ class PromptSettings:
             draw: a random whole number.
         """
         most = np.minimum(kept, self.max_recent)
-        least = np.minimum(most, self.min_recent)
+        least = np.minimum(most, np.floor(kept * self.least_recent).astype(np.int64))
         cut: Numbers = least + draw % (most - least + 1)
         return cut
 

@@ -165,10 +165,6 @@ def test_equal_vectors_do_not_part_met_items_from_cold_ones() -> None:
     codes = assign_item_ids("collaborative", *compressed(histories), 100, seed=0)
     for rows in (range(2, 41), range(41, 100)):
         assert len({codes.pieces[row][0] for row in rows}) >= 8
-    offsets, items = compressed(histories)
-    rng = np.random.default_rng(0)
-    vectors = item_ids._item_vectors(offsets, items.astype(np.int64), 100, rng)
-    assert len(np.unique(vectors, axis=0)) == 2
 
 
 def test_another_process_and_thread_count_give_the_same_codes() -> None:

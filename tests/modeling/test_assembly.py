@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
+from p5_t5.data.splits import Split
 from p5_t5.modeling.assembly import make_model, make_tokenizer
 from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration
 from p5_t5.modeling.tokenizer import WordTokenizer
@@ -23,11 +25,11 @@ def corpus_of(toy: Path, *tasks: str, scheme: str = "atomic") -> Corpus:
 
 
 def assembled(
-    corpus: Corpus, checkpoint: str | None = None
+    corpus: Corpus, checkpoint: str | None = None, told: Split | None = None
 ) -> tuple[PreTrainedTokenizerBase, P5ForConditionalGeneration]:
     tokenizer = make_tokenizer(corpus, checkpoint, 300, seed=0)
     config = P5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **SHAPE)
-    return tokenizer, make_model(config, tokenizer, corpus.catalogue.codes, checkpoint)
+    return tokenizer, make_model(config, tokenizer, corpus.catalogue.codes, checkpoint, told)
 
 
 @pytest.mark.parametrize("scheme", ["atomic", "collaborative"])
@@ -75,3 +77,51 @@ def test_pieces_of_sentinels_are_not_learnt(toy: Path) -> None:
     tokenizer, _ = assembled(corpus_of(toy, "denoising").only(DENOISING))
     learnt = {piece for piece in tokenizer.get_vocab() if "extra" in piece}
     assert learnt == {f"<extra_id_{number}>" for number in range(100)}
+
+
+@pytest.mark.parametrize("scheme", ["atomic", "collaborative"])
+@pytest.mark.parametrize("from_t5", [False, True])
+def test_new_item_tokens_start_near_their_neighbours(
+    toy: Path, tmp_path: Path, scheme: str, from_t5: bool
+) -> None:
+    corpus = corpus_of(toy, "sequential", scheme=scheme)
+    checkpoint = None
+    if from_t5:
+        tokenizer, _ = assembled(corpus_of(toy, "sequential", scheme="random"))
+        T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **SHAPE)).save_pretrained(
+            tmp_path
+        )
+        tokenizer.save_pretrained(tmp_path)
+        checkpoint = str(tmp_path)
+    starts = []
+    for told in (None, corpus.split):
+        torch.manual_seed(0)
+        tokenizer, model = assembled(corpus, checkpoint, told)
+        starts.append(model.shared.weight.detach())
+    drawn, placed = starts
+    rows = tokenizer.convert_tokens_to_ids(list(corpus.catalogue.codes.new_tokens))
+    others = torch.ones(len(drawn), dtype=torch.bool)
+    others[rows] = False
+    assert torch.equal(placed[others], drawn[others])
+    # As long as before, and the more alike the more often they follow each other.
+    assert placed[rows].norm(dim=1).mean() == pytest.approx(
+        float(drawn[rows].norm(dim=1).mean()), rel=0.15
+    )
+    if scheme == "atomic":
+        offsets, items = corpus.split.train_histories()
+        pairs = [
+            pair for begin, end in pairwise(offsets) for pair in pairwise(items[begin:end].tolist())
+        ]
+        first, second = (torch.tensor(side) for side in zip(*pairs, strict=True))
+        own = torch.nn.functional.normalize(placed[rows])
+        beside = (own[first] * own[second]).sum(1).mean()
+        assert beside > (own @ own.T).mean() + 0.1
+
+
+def test_the_item_tokens_of_a_p5_stay_where_they_are(toy: Path, tmp_path: Path) -> None:
+    corpus = corpus_of(toy, "sequential")
+    tokenizer, model = assembled(corpus)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    _, further = assembled(corpus, str(tmp_path), corpus.split)
+    assert torch.equal(further.shared.weight, model.shared.weight)

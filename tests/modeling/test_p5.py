@@ -52,10 +52,19 @@ def test_every_module_is_initialised_as_t5_does() -> None:
             assert parameter.std().item() == pytest.approx(deviations[name], rel=0.35), name
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("tied", "scaled"), [(True, True), (True, False), (False, False)])
 @pytest.mark.parametrize("whole_words", [True, False])
-def test_a_saved_model_loads_as_itself(tmp_path: Path, tied: bool, whole_words: bool) -> None:
-    model = lively(P5Config(**SHAPE, tie_lm_head=tied, whole_word_embeddings=whole_words))
+def test_a_saved_model_loads_as_itself(
+    tmp_path: Path, tied: bool, scaled: bool, whole_words: bool
+) -> None:
+    config = P5Config(
+        **SHAPE,
+        tie_lm_head=tied,
+        scale_decoder_outputs=scaled,
+        whole_word_embeddings=whole_words,
+    )
+    model = lively(config)
+    assert model.config.scale_decoder_outputs == scaled
     model.save_pretrained(tmp_path)
     loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
     assert isinstance(loaded, P5ForConditionalGeneration)

@@ -85,7 +85,7 @@ limits = st.builds(
     PromptSettings,
     max_history=st.integers(1, 14),
     recent=st.integers(0, 14),
-    min_recent=st.integers(0, 14),
+    least_recent=st.floats(0, 1),
     max_recent=st.integers(0, 14),
 )
 
@@ -119,8 +119,9 @@ def test_any_cut_writes_the_same_list(items: list[int], limit: PromptSettings, d
     recent = prompt.given.split()
     assert prompt.source.split() + recent == codes(items[-limit.max_history :])
     assert prompt.target.split() == [*recent, "<item_5>"]
-    most = min(len(items[-limit.max_history :]), limit.max_recent)
-    assert min(limit.min_recent, most) <= len(recent) <= most
+    kept = len(items[-limit.max_history :])
+    most = min(kept, limit.max_recent)
+    assert min(int(kept * limit.least_recent), most) <= len(recent) <= most
     assert len(recent) == made.recent_count(CONTINUE, len(items), draw)
 
 
@@ -147,11 +148,18 @@ def test_without_recent_items_nothing_is_cut(
 
 
 @pytest.mark.parametrize(
-    ("fewest", "length", "cuts"),
-    [(0, 9, {0, 1, 2, 3, 4}), (0, 2, {0, 1, 2}), (2, 9, {2, 3, 4}), (2, 1, {1}), (7, 9, {4})],
+    ("least", "length", "cuts"),
+    [
+        (0.0, 9, {0, 1, 2, 3, 4}),
+        (0.0, 2, {0, 1, 2}),
+        (0.5, 5, {2, 3, 4}),
+        (0.5, 1, {0, 1}),
+        (0.5, 9, {4}),
+        (1.0, 3, {3}),
+    ],
 )
-def test_draws_reach_every_cut(fewest: int, length: int, cuts: set[int]) -> None:
-    made = prompter(prompts=PromptSettings(min_recent=fewest, max_recent=4))
+def test_draws_reach_every_cut(least: float, length: int, cuts: set[int]) -> None:
+    made = prompter(prompts=PromptSettings(least_recent=least, max_recent=4))
     assert {made.recent_count(CONTINUE, length, draw) for draw in range(100)} == cuts
 
 
