@@ -64,6 +64,7 @@ def test_ids_and_answers_are_those_of_p5() -> None:
     assert set(OWN) == {
         *(("sequential", f"continue-{n}") for n in range(1, 9)),
         *(("rating", f"rated-{n}") for n in range(1, 6)),
+        *(("direct", f"pick-{n}") for n in range(1, 4)),
         *(("denoising", f"mend-{n}") for n in range(1, 6)),
     }
 
@@ -140,7 +141,7 @@ def test_every_template_renders_on_the_made_world(key: tuple[str, str], corpus: 
             assert float(last) in corpus.ratings
         elif kind.slot == "item":
             assert last in corpus.catalogue.code_texts
-            assert (last in learnt.source.split()) == (kind.form == "choice")
+            assert (last in learnt.source.split()) == (kind.form == "choice" and kind.listed)
         else:
             assert len(learnt.target.split()) > 1
 

@@ -64,7 +64,7 @@ class Candidates:
         assert asked.item is not None
         if self._jitter and kind.form == "stars" and draw is not None and asked.rating is not None:
             return replace(asked, rating=jittered(asked.rating, draw))
-        if kind.form == "choice":
+        if kind.form == "choice" and (kind.listed or draw is None):
             return replace(asked, candidates=self.among(user, asked.item, draw))
         generator = _generator(user, draw)
         if kind.corrupts:

@@ -130,6 +130,7 @@ class Task:
 
 _ITEM = AnswerKind("item", "item", ("ndcg@10", True))
 _CHOICE = AnswerKind("item", "choice", ("ndcg@10/candidates", True))
+_PICK = AnswerKind("item", "choice", ("ndcg@10/candidates", True), listed=False)
 _WHETHER_ITEM = AnswerKind("yes_no", "words", ("auc", True), proposes="item")
 _WHETHER_STAR = AnswerKind("yes_no", "words", ("auc", True), proposes="star")
 _LIKE = AnswerKind("like_dislike", "words", ("auc", True))
@@ -180,10 +181,10 @@ REVIEW = Task(
 DIRECT = Task(
     Family(
         name="direct",
-        slots=_USER_SLOTS | ITEM_SLOTS | {"history", "latest", "candidates", "yes_no"},
-        answers={"choice": _CHOICE, "yes_no": _WHETHER_ITEM},
+        slots=_USER_SLOTS | ITEM_SLOTS | {"history", "latest", "recent", "candidates", "yes_no"},
+        answers={"choice": _CHOICE, "yes_no": _WHETHER_ITEM, "pick": _PICK},
     ),
-    user_examples={"choice": 5, "yes_no": 10},
+    user_examples={"choice": 5, "yes_no": 10, "pick": 5},
 )
 # Its items are told by what is known of them, and never by a code that another data set dealt out.
 ZERO_SHOT = Task(

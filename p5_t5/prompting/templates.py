@@ -48,13 +48,15 @@ class AnswerKind:
 
     Attributes:
         slot: what the answer fills; it ends the target.
-        form: an item of the catalogue, a choice among the prompt's candidates, a number of stars,
+        form: an item of the catalogue, a choice among candidates, a number of stars,
             one of two words, or free text.
         metric: the metric that judges it first, and whether higher is better.
         proposes: what a question puts forward, which is the truth half of the time and drawn
             otherwise: an item or a star.
         corrupts: whether spans of the history are masked, the newest item among them, which is the
             answer; the other masked items are given at prediction.
+        listed: whether the prompt lists the candidates of a choice. Without, decoding alone holds
+            to them, and as many can be chosen among as one likes.
     """
 
     slot: str
@@ -62,6 +64,7 @@ class AnswerKind:
     metric: tuple[str, bool]
     proposes: Literal["item", "star"] | None = None
     corrupts: bool = False
+    listed: bool = True
 
 
 @dataclass(frozen=True)
@@ -342,7 +345,7 @@ def _check_answer(where: str, template: PromptTemplate, family: Family) -> None:
     if told := sorted(s for s in template.source_slots if _tells(s, kind)):
         raise ValueError(f"{where}: {{{told[0]}}} tells the answer to {template.answer!r}")
     drawn = {
-        "candidates": kind.form == "choice",
+        "candidates": kind.form == "choice" and kind.listed,
         "star": kind.proposes == "star",
         "masked": kind.corrupts,
     }

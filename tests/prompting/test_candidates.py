@@ -87,6 +87,17 @@ def test_choosing_and_saying_yes_are_judged_by_the_same_list(family: str) -> Non
     assert not np.array_equal(chosen.candidates, other)
 
 
+def test_picking_is_among_candidates_that_no_prompt_lists() -> None:
+    candidates, task = candidates_of(made([8, 6], 300), 300), TASKS["direct"]
+    chosen, picked = (
+        candidates.asked(task, task.family.answers[kind], 1, 5) for kind in ("choice", "pick")
+    )
+    assert chosen.candidates is not None and picked.candidates is not None
+    assert np.array_equal(picked.candidates, chosen.candidates)
+    # While training nothing needs them.
+    assert candidates.asked(task, task.family.answers["pick"], 1, 5, draw=3).candidates is None
+
+
 @pytest.mark.parametrize("judging", [True, False])
 @pytest.mark.parametrize(
     ("family", "slot"), [("sequential", "item"), ("direct", "item"), ("rating", "star")]

@@ -32,6 +32,7 @@ FAMILIES = {
         | {"like_dislike", "review", "summary"},
         answers={
             "choice": AnswerKind("item", "choice", NDCG),
+            "pick": AnswerKind("item", "choice", NDCG, listed=False),
             "whether": AnswerKind("yes_no", "words", AUC, proposes="item"),
             "star": AnswerKind("yes_no", "words", AUC, proposes="star"),
             "like": AnswerKind("like_dislike", "words", AUC),
@@ -188,6 +189,7 @@ def asking(answer: str, source: str, slot: str) -> dict[str, Any]:
     ("template", "cure"),
     [
         (asking("choice", "{user}", "item"), "must have {candidates} with the answer 'choice'"),
+        (asking("pick", "{candidates}", "item"), "must not have {candidates} with the answer"),
         (asking("choice", "{candidates} {title}", "item"), "{title} tells the answer to 'choice'"),
         (asking("choice", "{candidates} {item_year}", "item"), "{item_year} tells the answer"),
         (asking("whether", "{item} of {candidates}", "yes_no"), "must not have {candidates}"),
