@@ -43,6 +43,7 @@ from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration
 from p5_t5.modeling.side_by_side import Batch, SideBySide
 from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.modeling.training import keep_freed_memory
+from p5_t5.modeling.weights import example_weights
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
 from p5_t5.prompting.mixture import Mixture
 from p5_t5.prompting.prompter import PromptSettings
@@ -347,13 +348,7 @@ class Loop:
         moved = [{n: t.to(self.accelerator.device) for n, t in b.items()} for b in batches]
         tasks = [batch.pop("task") for batch in moved]
         tokens = [(batch["labels"] >= 0).sum(dim=1) for batch in moved]
-        counts = torch.zeros(len(self.shares), device=self.accelerator.device)
-        for task, own in zip(tasks, tokens, strict=True):
-            counts.index_add_(0, task, own.float())
-        # Each task weighs what its share says, however long its answers are.
-        weights = self.shares * (counts > 0)
-        weights = weights / weights.sum() / counts.clamp(min=1)
-        found = self._backward(moved, [weights[task] for task in tasks])
+        found = self._backward(moved, example_weights(tasks, tokens, self.shares))
         for task, own, sums in zip(tasks, tokens, found, strict=True):
             self.sums.index_add_(0, task, torch.stack([sums, own], dim=1))
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
