@@ -348,7 +348,8 @@ class Loop:
         moved = [{n: t.to(self.accelerator.device) for n, t in b.items()} for b in batches]
         tasks = [batch.pop("task") for batch in moved]
         tokens = [(batch["labels"] >= 0).sum(dim=1) for batch in moved]
-        found = self._backward(moved, example_weights(tasks, tokens, self.shares))
+        given = [batch.pop("weight") for batch in moved]
+        found = self._backward(moved, example_weights(tasks, tokens, given, self.shares))
         for task, own, sums in zip(tasks, tokens, found, strict=True):
             self.sums.index_add_(0, task, torch.stack([sums, own], dim=1))
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)

@@ -55,13 +55,17 @@ def test_every_family_trains_and_is_judged(toy: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     metrics = json.loads((output / "metrics.json").read_text())
     assert tuple(metrics["test"]) == families
-    assert sum(map(len, metrics["test"].values())) == 63
+    assert sum(map(len, metrics["test"].values())) == 70
     first = {
         "sequential": {"next_item": "hr@10", "choice": "hr@10/candidates", "yes_no": "auc"},
         "rating": {"stars": "rmse", "yes_no": "f1", "like": "recall"},
         "explanation": {"sentence": "bleu-4"},
         "review": {"stars": "mae", "headline": "bleu-2"},
-        "direct": {"choice": "ndcg@5/candidates", "yes_no": "ndcg@10/candidates"},
+        "direct": {
+            "choice": "ndcg@5/candidates",
+            "yes_no": "ndcg@10/candidates",
+            "pick": "hr@10/candidates",
+        },
         "zero-shot": {"like": "precision", "stars": "rmse", "sentence": "rouge-l"},
     }
     assert {task: set(kinds) for task, kinds in metrics["kinds"].items()} == {

@@ -26,14 +26,16 @@ class Collator:
         self._tokenizer, self._longest = tokenizer, longest
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Gives ``input_ids``, ``attention_mask``, ``labels`` (padding -100) and ``task``.
+        """Gives ``input_ids``, ``attention_mask``, ``labels`` (padding -100), ``task``, ``weight``.
 
-        The first three have the shape (batch, longest), ``task`` has (batch,).
+        The first three have the shape (batch, longest), the others (batch,). ``weight`` is 1 where
+        the examples have none.
         """
         batch = self.encode([example["input_ids"] for example in examples])
         labels = [example["labels"] for example in examples]
         batch["labels"] = self._tokenizer.pad_batch(labels, IGNORED)
         batch["task"] = torch.tensor([example["task"] for example in examples])
+        batch["weight"] = torch.tensor([example.get("weight", 1.0) for example in examples])
         return batch
 
     def encode(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:

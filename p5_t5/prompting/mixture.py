@@ -55,7 +55,8 @@ class Epoch:
 class _Lengths:
     """Tokens of a template: without its lists and its review, and of an item and a word in these.
 
-    A target can have less between its items than a source.
+    A target can have less between its items than a source. ``whole`` is the target with all that
+    is in it, in the mean.
     """
 
     source: float
@@ -63,6 +64,7 @@ class _Lengths:
     item: float
     answered: float
     word: float
+    whole: float
 
 
 class Mixture:
@@ -224,6 +226,12 @@ class Mixture:
             "input_ids": [source for source, _ in sides],
             "labels": [target for _, target in sides],
             "task": list(rows["task"]),
+            # By tokens alone, as in T5, a list of fifty stars would leave nothing to a question
+            # about one; by examples alone, as in P5, a token of the list would hardly teach.
+            "weight": [
+                self._lengths[t, m].whole ** -0.5
+                for t, m in zip(rows["task"], rows["template"], strict=True)
+            ],
         }
 
     def _written(
@@ -293,6 +301,7 @@ class Mixture:
             item=item,
             answered=answered,
             word=word,
+            whole=float(target.mean()),
         )
 
     def _estimate(self, plan: Mapping[str, Rows]) -> tuple[Rows, Rows]:

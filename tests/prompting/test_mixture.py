@@ -89,10 +89,15 @@ def plan(epoch: Epoch) -> dict[str, list[int]]:
 
 
 def made_template(
-    id_: str, *, source: str = "{history}", heldout: bool = False, weight: float = 1.0
+    id_: str,
+    *,
+    source: str = "{history}",
+    target: str = "{item}",
+    heldout: bool = False,
+    weight: float = 1.0,
 ) -> PromptTemplate:
     return PromptTemplate(
-        "sequential", id_, "next_item", source, "{item}", heldout=heldout, weight=weight
+        "sequential", id_, "next_item", source, target, heldout=heldout, weight=weight
     )
 
 
@@ -140,11 +145,26 @@ def test_an_example_is_its_prompt_in_tokens(toy: tuple[Split, Prompter]) -> None
         asked = TASKS["sequential"].asked(split, user, position)
         state = split.histories.state(user, position)
         prompt = prompter.render(templates[0], state, asked, draw)
-        assert epoch.examples[i] == {
+        found = epoch.examples[i]
+        assert found.pop("weight") > 0
+        assert found == {
             "input_ids": [*prompt.source.split(), END],
             "labels": [*prompt.target.split(), END],
             "task": 0,
         }
+
+
+def test_a_token_weighs_by_the_root_of_what_its_template_says(toy: tuple[Split, Prompter]) -> None:
+    templates = [
+        made_template("short", source="user_{user}", target="{item}"),
+        made_template("long", source="user_{user}", target="{history} {item}"),
+    ]
+    examples = mixture(toy, {"sequential": 1.0}, templates).epoch(0).examples[:2000]
+    lengths, weights = np.array([len(row) for row in examples["labels"]]), examples["weight"]
+    short = lengths[np.isclose(weights, 2**-0.5)]  # an item and the end
+    assert (short == 2).all() and 800 < len(short) < 1200
+    (other,) = set(weights) - {min(weights, key=lambda w: abs(w - 2**-0.5))}
+    assert other == pytest.approx(lengths[np.isclose(weights, other)].mean() ** -0.5, rel=0.2)
 
 
 @pytest.mark.parametrize(
