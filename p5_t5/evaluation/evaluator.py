@@ -186,6 +186,9 @@ class Evaluator:
         if kind.form == "stars":
             return self._rating(prompts, asked)
         if kind.form == "text":
+            if "feature" not in template.source_slots:
+                # What the answer is about must not choose it unless the prompt says so too.
+                facts = [replace(fact, feature=None) for fact in facts]
             return self._text(prompts, kind, asked, facts)
         metrics = self._words(prompts, kind, facts)
         if kind.proposes == "item" and candidate_users:

@@ -16,6 +16,13 @@ from p5_t5.evaluation.evaluator import (
 from p5_t5.evaluation.newcomers import newcomers
 from p5_t5.prompting.corpus import Corpus
 
+_EXPLAINED = {
+    "quote": "chosen among what training says of the item, about a feature that the prompt names",
+    "fact": "chosen among the facts that they are derived from; where the prompt names the feature "
+    "only one is left, the very answer",
+    None: "written word by word",
+}
+
 
 def final_report(
     corpus: Corpus,
@@ -52,6 +59,7 @@ def final_report(
         f"{settings.candidates - 1} drawn evenly outside the user's history, the same for all "
         f"templates; yes or no ranks those of {candidate_users} users",
         "templates": "all" if everything else "the reported ones",
+        "explanations": _EXPLAINED[corpus.reasons.source if corpus.reasons else None],
         "item_ids": corpus.catalogue.codes.scheme,
         "beams": evaluator.predictor.beams,
         **run,

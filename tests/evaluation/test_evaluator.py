@@ -37,6 +37,29 @@ def evaluator(trained: Path, corpus: Corpus) -> Evaluator:
     return Evaluator(knowledge.predictor(model, tokenizer), corpus.prompter, corpus.split)
 
 
+def test_the_feature_chooses_among_quotes_only_where_the_prompt_names_it(
+    corpus: Corpus, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, given = TASKS["explanation"], {}
+    asked = questions(corpus.split, task, "test", 60)
+    monkeypatch.setattr(
+        evaluator.predictor,
+        "explain",
+        lambda prompts, known: given.update({id_: known}) or ["text"] * len(prompts),
+    )
+    quoting = Evaluator(evaluator.predictor, corpus.prompter, corpus.split, reasons=corpus.reasons)
+    for id_ in ("3-3", "3-9"):
+        quoting.judge(task, next(t for t in corpus.templates if t.id == id_), asked)
+    assert corpus.reasons is not None
+    for row, told, named in zip(asked.rows.tolist(), given["3-3"], given["3-9"], strict=True):
+        item = int(corpus.split.histories.items[row])
+        state = corpus.split.histories.state(0)
+        assert told == corpus.reasons.about(state, Asked(item=item))
+        feature = corpus.split.texts["feature"][row]
+        assert named == corpus.reasons.about(state, Asked(item=item, feature=feature))
+    assert sum(map(len, given["3-9"])) < sum(map(len, given["3-3"]))
+
+
 def test_a_choice_of_questions_is_the_same_each_time(corpus: Corpus) -> None:
     task = TASKS["sequential"]
     first, second = (questions(corpus.split, task, "test", 17) for _ in range(2))
