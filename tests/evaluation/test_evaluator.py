@@ -154,7 +154,7 @@ def test_validation_picks_by_the_mean_over_the_seen_templates(
     assert set(found) == {"sequential", "rating", "review", "direct"}
     rated = {f"rated-{n}" for n in (1, 2, 3, 5)}
     assert set(found["rating"]) == {"1-4", "1-6"} | rated  # reported, and not held out
-    assert set(found["direct"]) == {"5-1", "5-4", "5-5"}
+    assert set(found["direct"]) == {"5-1", "5-4", "5-5", "pick-1", "pick-2"}
     rows = [row["rmse"] for row in found["rating"].values() if "rmse" in row]
     assert validation.value(found) == pytest.approx(-np.mean(rows))
     assert f"{min(rows):.4f} to {max(rows):.4f}" in validation.line(found)
