@@ -151,9 +151,17 @@ def test_a_cap_spreads_a_list_over_categories(recommend: Any) -> None:
     table = recommend.knowledge.catalogue.table
     categories = dict(zip(table["item_id"], table["categories"], strict=True))
     for cap in (1, 2):
-        found = recommend("u0001", top_k=6, per_category=cap)
-        counts = Counter(name for item in ids(found) for name in categories[item])
-        assert len(found) == 6 and max(counts.values()) <= cap
+        # In the order of a list five times as long; what is too much of a kind comes last.
+        counts: Counter[str] = Counter()
+        passed, held = [], []
+        for item in ids(recommend("u0001", top_k=30)):
+            if all(counts[name] < cap for name in categories[item]):
+                passed.append(item)
+                counts.update(categories[item])
+            else:
+                held.append(item)
+        assert ids(recommend("u0001", top_k=6, per_category=cap)) == (passed + held)[:6]
+        assert len(passed) > 3 and held
     # One category alone has more than the cap: the list is filled up all the same.
     horror = recommend("u0001", top_k=4, per_category=1, filters={"category": "horror"})
     assert ids(horror) == ids(recommend("u0001", top_k=4, filters={"category": "horror"}))
@@ -172,7 +180,7 @@ def test_diversity_chooses_unlike_items(recommend: Any) -> None:
     diverse = recommend("u0001", top_k=6, diversity=0.9)
     assert diverse[0] == plain[0]
     assert len(set(ids(diverse))) == 6 and distance(diverse) > distance(plain)
-    assert distance(recommend("u0001", top_k=6, diversity=0.5, per_category=1)) == 1
+    assert distance(recommend("u0001", top_k=3, diversity=0.5, per_category=1)) == 1
     assert set(ids(diverse)) <= set(ids(recommend("u0001", top_k=30)))
     rated = recommend("u0001", task="rating", top_k=6, diversity=0.9)
     assert ids(rated) == ids(diverse)

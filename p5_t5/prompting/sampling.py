@@ -26,7 +26,7 @@ def counts_by_source_row(
     """The examples of P5's program: fixed numbers for each source row, shape (tasks,).
 
     A source row is a user for tasks with ``user_examples``, where each kind of answer that any
-    template asks for adds its number; for other tasks it is an interaction, with one example.
+    template asks for adds its number, if that program has the kind; for other tasks it is an interaction, with one example.
 
     Args:
         tasks: what is taught.
@@ -39,7 +39,7 @@ def counts_by_source_row(
         if task.user_examples:
             kinds = {template.answer for template in own}
             users = max(len(np.unique(asked)) for asked in rows)
-            counts.append(users * sum(task.user_examples[kind] for kind in kinds))
+            counts.append(users * sum(task.user_examples.get(kind, 0) for kind in kinds))
         else:
             counts.append(max(map(len, rows)))
     return np.array(counts, dtype=np.int64)

@@ -184,7 +184,7 @@ DIRECT = Task(
         slots=_USER_SLOTS | ITEM_SLOTS | {"history", "latest", "recent", "candidates", "yes_no"},
         answers={"choice": _CHOICE, "yes_no": _WHETHER_ITEM, "pick": _PICK},
     ),
-    user_examples={"choice": 5, "yes_no": 10, "pick": 5},
+    user_examples={"choice": 5, "yes_no": 10},
 )
 # Its items are told by what is known of them, and never by a code that another data set dealt out.
 ZERO_SHOT = Task(
