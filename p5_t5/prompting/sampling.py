@@ -26,7 +26,8 @@ def counts_by_source_row(
     """The examples of P5's program: fixed numbers for each source row, shape (tasks,).
 
     A source row is a user for tasks with ``user_examples``, where each kind of answer that any
-    template asks for adds its number, if that program has the kind; for other tasks it is an interaction, with one example.
+    template asks for adds its number, if that program has the kind; for other tasks it is an
+    interaction, with one example.
 
     Args:
         tasks: what is taught.
