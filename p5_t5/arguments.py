@@ -117,7 +117,7 @@ class ModelArguments:
     num_heads: int = field(default=4, metadata={"help": "attention heads"})
     num_layers: int = field(default=2, metadata={"help": "encoder layers"})
     num_decoder_layers: int = field(default=2, metadata={"help": "decoder layers"})
-    dropout_rate: float = field(default=0.25, metadata={"help": "dropout"})
+    dropout_rate: float = field(default=0.15, metadata={"help": "dropout"})
     whole_word_embeddings: bool = field(
         default=True,
         metadata={"help": "mark the pieces of one word with one embedding, as P5 does"},
