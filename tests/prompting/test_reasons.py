@@ -110,14 +110,8 @@ def test_without_explanations_there_are_no_reasons() -> None:
     assert find_reasons(split, catalogue, PromptSettings()) is None
 
 
-WORLD = {
-    "Atlas": ["war"],
-    "Bridge": ["war", "love"],
-    "Comet": ["love"],
-    "Dune": ["crime"],
-    "Ember": ["love", "war"],
-    "Fog": [],
-}
+SHELVES = "Atlas: war; Bridge: war love; Comet: love; Dune: crime; Ember: love war; Fog:"
+WORLD = {t: kinds.split() for t, kinds in (row.split(":") for row in SHELVES.split("; "))}
 histories = st.lists(
     st.tuples(st.sampled_from(list(WORLD)), st.sampled_from([1.0, 3.0, 4.0, 5.0])),
     min_size=3,
