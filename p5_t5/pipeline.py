@@ -88,7 +88,8 @@ class P5RecommendPipeline(Pipeline):
     item's log-probability; for ``task="rating"`` the expected stars, for ``task="like"`` the
     probability of liking), and for explanations ``explanation`` and ``explained_by``: ``quote`` is
     what a user wrote of the item, ``fact`` holds for the request's history, and what the ``model``
-    wrote itself may be neither. Their ``score`` is ``None`` if the item was given.
+    wrote itself, where nobody wrote of the item, may be neither. Where explanations are facts and
+    none holds, both are ``None``. Their ``score`` is ``None`` if the item was given.
 
     Raises:
         ValueError: an unknown user, item, task, template or condition; the nearest known ones are
@@ -349,8 +350,11 @@ class P5RecommendPipeline(Pipeline):
             ]
             texts = self.predictor.explain(prompts, known)
             for (answer, _), text, own in zip(flat, texts, known, strict=True):
-                answer["explanation"] = text
-                answer["explained_by"] = reasons.source if reasons and own else "model"
+                # What a model writes where no fact holds would not be so.
+                silent = reasons is not None and reasons.complete and not own
+                answer["explanation"] = None if silent else text
+                by = reasons.source if reasons and own else "model"
+                answer["explained_by"] = None if silent else by
             return answers
         if task == "rating":
             scores, _ = self.predictor.rate(prompts)

@@ -12,6 +12,7 @@ from transformers import pipeline
 
 import p5_t5
 from p5_t5.evaluation.metrics import intra_list_distance
+from p5_t5.prompting.reasons import Facts
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +253,22 @@ def test_explanations_quote_what_was_said_of_the_item(recommend: Any, toy: Path)
     (about,) = recommend(request, task="explanation")
     own = zip(quotes.items, quotes.texts, quotes.features, strict=True)
     assert about["explanation"] in [t for i, t, f in own if (i, f) == (item, feature)]
+
+
+def test_where_no_fact_holds_nothing_is_said(
+    recommend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = recommend.knowledge.catalogue
+    facts = Facts(catalogue, like_threshold=4.0)
+    monkeypatch.setattr(recommend, "knowledge", replace(recommend.knowledge, reasons=facts))
+    first, kinds = catalogue.item_ids[0], catalogue.categories
+    shared = next(i for i in range(1, len(kinds)) if set(kinds[i]) & set(kinds[0]))
+    other = next(i for i in range(1, len(kinds)) if not set(kinds[i]) & set(kinds[0]))
+    requests = [{"history": [first], "item": catalogue.item_ids[i]} for i in (shared, other)]
+    (told,), (silent,) = recommend(requests, task="explanation")
+    assert told["explained_by"] == "fact"
+    assert told["explanation"].startswith(f"you liked {catalogue.title(0)} , and this is ")
+    assert silent["explained_by"] is silent["explanation"] is None
 
 
 def test_an_item_that_nobody_spoke_of_is_explained_by_the_model(

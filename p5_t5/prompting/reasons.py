@@ -30,6 +30,7 @@ class Reasons(Interface):
     """What may be said of an item."""
 
     source: ClassVar[str]  # what the sentences are: quote or fact
+    complete: ClassVar[bool]  # whether nothing else of the kind could be true
 
     def about(self, state: UserState, asked: Asked) -> list[str]:
         """The sentences to choose from, each once; none where nothing is known.
@@ -55,6 +56,7 @@ class Quotes:
     features: tuple[str, ...]
 
     source: ClassVar[str] = "quote"
+    complete: ClassVar[bool] = False
 
     @classmethod
     def of(cls, split: Split) -> Quotes:
@@ -115,6 +117,7 @@ class Facts:
     like_threshold: float
 
     source: ClassVar[str] = "fact"
+    complete: ClassVar[bool] = True
 
     def about(self, state: UserState, asked: Asked) -> list[str]:
         """One sentence for each category that holds; for the wished one, if it is one of them."""
