@@ -48,7 +48,7 @@ from p5_t5.arguments import (
 from p5_t5.modeling.collator import Collator
 from p5_t5.prompting.corpus import Corpus
 from p5_t5.prompting.mixture import Mixture
-from p5_t5.protocol import CORRECTED
+from p5_t5.protocol import Protocol
 
 HOME = Path(__file__).resolve().parents[1]
 REVIEWS = SHARED / "amazon_musical_instruments" / "reviews_Musical_Instruments_5.json.gz"
@@ -104,7 +104,8 @@ def arguments_of(options: argparse.Namespace) -> Arguments:
             overwrite=True,
         ),
         PredictArguments(),
-        CORRECTED,
+        # P5's own templates, without those that ask for lists.
+        Protocol(single_target_prompts=True),
     )
 
 
