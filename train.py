@@ -182,6 +182,7 @@ def build(
         tie_lm_head=options.tie_lm_head,
         # T5's factor below a tied layer makes the first thousand steps slow.
         scale_decoder_outputs=False,
+        label_smoothing=train.label_smoothing_factor,
     )
     told = corpus.split if options.item_embeddings == "cooccurrence" else None
     codes = corpus.catalogue.codes
@@ -194,6 +195,7 @@ def build(
         tokens_per_batch=train.tokens_per_batch,
         batches_per_step=train.batches_per_step * processes,
         seed=train.seed,
+        word_noise=train.word_noise,
     )
     return model, words, mixture
 

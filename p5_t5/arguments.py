@@ -165,6 +165,14 @@ class TrainArguments:
         default=0.05, metadata={"help": "share of the run with rising rate"}
     )
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's decay of matrices"})
+    label_smoothing_factor: float = field(
+        default=0.1, metadata={"help": "so much of each target is the whole vocabulary"}
+    )
+    word_noise: float = field(
+        default=0.2,
+        metadata={"help": "share of a prompt's own words left out or changed while training, on "
+                  "average, so that other wordings are understood"},
+    )  # fmt: skip
     max_grad_norm: float = field(
         default=1.0, metadata={"help": "gradients are clipped to this norm"}
     )
@@ -218,6 +226,11 @@ class TrainArguments:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"--{name} must be above 0, not {value}")
+        if not 0 <= self.label_smoothing_factor < 1:
+            given = self.label_smoothing_factor
+            raise ValueError(f"--label_smoothing_factor must be from 0 to below 1, not {given}")
+        if not 0 <= self.word_noise <= 0.5:
+            raise ValueError(f"--word_noise must be from 0 to 0.5, not {self.word_noise}")
         if self.stage not in ("tasks", "pretrain"):
             raise ValueError(f"--stage must be tasks or pretrain, not {self.stage!r}")
         if self.report_to not in ("tensorboard", "none"):

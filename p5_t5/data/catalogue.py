@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from p5_t5.data.histories import as_text
 from p5_t5.data.item_ids import ItemCodes
 
-_NAMED = ("title", "categories", "brand", "price", "description")
+_NAMED = ("title", "categories", "brand", "price", "description", "usual_stars")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class UserState:
         profile: profile columns as text (age, occupation ...); empty for a new user.
         items: catalogue rows in time order, oldest first, shape (history,).
         ratings: their stars, NaN where there are none, shape (history,).
+        usual: what may be told of the items' usual stars while training, shape (history,).
     """
 
     number: int | None
@@ -30,6 +31,7 @@ class UserState:
     profile: Mapping[str, str]
     items: npt.NDArray[np.int32]
     ratings: npt.NDArray[np.float32]
+    usual: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Histories:
         profiles: profile columns as text, each of shape (users,); ``name`` is one of them.
         numbers: what prompts call each user by, less one, shape (users,); their places here
             without it.
+        usual: what ``usual_stars`` tells with each interaction while training, shape
+            (interactions,).
     """
 
     user_ids: tuple[str, ...]
@@ -52,6 +56,7 @@ class Histories:
     ratings: npt.NDArray[np.float32]
     profiles: Mapping[str, list[str]]
     numbers: npt.NDArray[np.int64] | None = None
+    usual: npt.NDArray[np.float32] | None = None
 
     @property
     def num_users(self) -> int:
@@ -94,6 +99,7 @@ class Histories:
             profile={column: self.profiles[column][user] for column in self.profile_columns},
             items=self.items[start:end],
             ratings=self.ratings[start:end],
+            usual=None if self.usual is None else self.usual[start:end],
         )
 
 

@@ -76,7 +76,9 @@ class Candidates:
         if kind.proposes == "item":
             others = self._negatives(user, 1, generator)
             agreed |= not len(others)
-            return replace(asked, item=asked.item if agreed else int(others[0]), agreed=agreed)
+            # What is told of the item must not differ by whether it is the true one.
+            item = asked.item if agreed else int(others[0])
+            return replace(asked, item=item, agreed=agreed, usual=None)
         stars = self._ratings[self._ratings != asked.rating]
         agreed |= not len(stars)
         star = asked.rating if agreed else float(generator.choice(stars))

@@ -8,10 +8,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import polars as pl
+
 from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.item_ids import assign_item_ids
 from p5_t5.data.splits import Split, leave_one_out
 from p5_t5.data.tables import read_tables
+from p5_t5.data.usual_stars import usual_stars, usual_text
 from p5_t5.prompting.candidates import Candidates
 from p5_t5.prompting.explanations import derive_explanations
 from p5_t5.prompting.prompter import Prompt, Prompter, PromptSettings
@@ -185,7 +189,8 @@ def read_corpus(
             f"the checkpoint writes items as {known.codes.scheme}, not as {item_ids}: go on with "
             f"--item_ids {known.codes.scheme}"
         )
-    catalogue = Catalogue(tables.items, codes)
+    split, items = _with_usual_stars(split, tables.items, seed)
+    catalogue = Catalogue(items, codes)
     prompter = Prompter(catalogue, settings)
     notes = [*tables.notes, *_size(split, catalogue)]
     explained = any("explanation" in task.family.slots for task, _ in tasks)
@@ -236,6 +241,24 @@ def read_corpus(
         protocol=protocol,
         reasons=None if protocol.free_explanations else find_reasons(split, catalogue, settings),
     )
+
+
+def _with_usual_stars(
+    split: Split, items: pl.DataFrame, seed: int
+) -> tuple[Split, pl.DataFrame]:
+    """Adds what others usually gave each item, where there are stars to learn it from."""
+    own = split.of_rows
+    if np.isnan(own.taught.ratings[own.rows("train")]).all():
+        return split, items
+    if "usual_stars" in items.columns:
+        raise ValueError(
+            "the items table has a column 'usual_stars', which is made here from the stars of "
+            "training: give it another name"
+        )
+    of_rows, of_items = usual_stars(split, len(items), seed)
+    split = replace(split, histories=replace(split.histories, usual=of_rows))
+    texts = [usual_text(value) for value in of_items.tolist()]
+    return split, items.with_columns(usual_stars=pl.Series(texts))
 
 
 def _explain(split: Split, catalogue: Catalogue, like_threshold: float) -> tuple[Split, list[str]]:

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from typing import Any
+
+import numpy as np
 
 from p5_t5.prompting.prompter import Value
 from p5_t5.prompting.templates import CODE_SLOTS
@@ -19,12 +22,39 @@ from p5_t5.prompting.templates import CODE_SLOTS
 # Token ids of a text, without an end.
 Cut = Callable[[str], Sequence[Any]]
 _Parts = tuple[tuple[str, str | None], ...]
-# Tokens that are always the same; or the literals and slots of a word; or a slot of item codes.
-_Fragment = tuple[Sequence[int], _Parts, str]
+# The tokens of words that are always the same; or the literals and slots of a word; or a slot of
+# item codes.
+_Fragment = tuple[tuple[Sequence[int], ...], _Parts, str]
 
 _SPACE_OR_WORD = re.compile(r"\s+|\S+")
 # So many filled words (titles, names, sentences) are remembered.
 _REMEMBERED = 2**15
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Drops or changes a template's own words, so that a model doesn't cling to the wording.
+
+    Attributes:
+        words: the tokens of words that may stand in the place of one.
+        rate: the share of the words that are touched; half of these are left out.
+        generator: what is drawn with.
+    """
+
+    words: Sequence[Sequence[int]]
+    rate: float
+    generator: np.random.Generator
+
+    def over(self, words: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+        """What is left of some words."""
+        drawn = self.generator.random(len(words)).tolist()
+        kept = []
+        for word, place in zip(words, drawn, strict=True):
+            if place >= self.rate:
+                kept.append(word)
+            elif place >= self.rate / 2:
+                kept.append(self.words[int(self.generator.integers(len(self.words)))])
+        return kept
 
 
 class Fragments:
@@ -42,13 +72,20 @@ class Fragments:
         self._texts: dict[str, Sequence[int]] = {}
         self._items: dict[str, tuple[int, list[Sequence[Any]]]] = {}
 
-    def encode(self, parts: _Parts, values: Mapping[str, Value], separator: str) -> list[int]:
+    def encode(
+        self,
+        parts: _Parts,
+        values: Mapping[str, Value],
+        separator: str,
+        noise: Noise | None = None,
+    ) -> list[int]:
         """Token ids of a filled template, no end.
 
         Args:
             parts: of the template, as (literal, slot) pairs.
             values: of its slots.
             separator: what stands between two items of a history.
+            noise: what happens to the template's own words; what fills its slots stays.
         """
         fragments = self._templates.get(parts)
         if fragments is None:
@@ -67,16 +104,20 @@ class Fragments:
             elif word:
                 ids.extend(self._text("".join([f"{values[s]}" if s else text for text, s in word])))
             else:
-                ids.extend(fixed)
+                ids.extend(chain.from_iterable(noise.over(fixed) if noise else fixed))
         return ids
+
+    def words(self, parts: _Parts) -> list[Sequence[int]]:
+        """The tokens of a template's own words, one by one."""
+        return [word for fixed, _, _ in self._fragments(parts) for word in fixed]
 
     def _fragments(self, parts: _Parts) -> list[_Fragment]:
         """Cuts a template at its whitespace and at its lists of items."""
         fragments: list[_Fragment] = []
         for filled, run in groupby(_words(parts), key=lambda word: any(s for _, s in word)):
             if not filled:
-                text = " ".join("".join(literal for literal, _ in word) for word in run)
-                fragments.append((self._cut(text), (), ""))
+                texts = ["".join(literal for literal, _ in word) for word in run]
+                fragments.append((tuple(self._cut(text) for text in texts), (), ""))
                 continue
             for word in run:
                 lists = [slot for _, slot in word if slot in CODE_SLOTS]

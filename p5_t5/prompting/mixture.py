@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from p5_t5.data.histories import UserState
 from p5_t5.prompting.corpus import Corpus
-from p5_t5.prompting.fragments import Cut, Fragments
+from p5_t5.prompting.fragments import Cut, Fragments, Noise
 from p5_t5.prompting.prompter import Asked, Prompt, Value
 from p5_t5.prompting.sampling import (
     counts_by_share,
@@ -27,7 +27,13 @@ from p5_t5.prompting.sampling import (
 )
 from p5_t5.prompting.span_corruption import span_counts
 from p5_t5.prompting.tasks import Task
-from p5_t5.prompting.templates import RATED_SLOTS, RECENT_SLOTS, PromptTemplate
+from p5_t5.prompting.templates import (
+    COMPARED_SLOTS,
+    OLDER_SLOTS,
+    RATED_SLOTS,
+    RECENT_SLOTS,
+    PromptTemplate,
+)
 
 Rows = npt.NDArray[np.int64]
 
@@ -79,6 +85,7 @@ class Mixture:
         tokens_per_batch: int,
         batches_per_step: int,
         seed: int,
+        word_noise: float = 0.0,
     ) -> None:
         """Finds the examples of each task and measures the templates.
 
@@ -89,6 +96,8 @@ class Mixture:
             tokens_per_batch: a batch holds at most so many tokens, padding included.
             batches_per_step: so many batches make one step, over all processes.
             seed: of the plan.
+            word_noise: the share of a prompt's own words that are left out or changed, on average;
+                from none to twice as many are in one example.
 
         Raises:
             ValueError: a task has no template or no training example, or no share is above 0.
@@ -115,6 +124,14 @@ class Mixture:
             {t.needs: task.examples(self._split, "train", t.needs) for t in own}
             for task, own in zip(self.tasks, self._templates, strict=True)
         ]
+        self._word_noise = word_noise
+        own_words = {
+            tuple(word)
+            for own in self._templates
+            for template in own
+            for word in self._fragments.words(template.source_parts)
+        }
+        self._words = sorted(own_words)
         self._lengths = {
             (t, m): self._measure(t, m)
             for t, own in enumerate(self._templates)
@@ -213,10 +230,16 @@ class Mixture:
         template = self._templates[t][m]
         state, asked = self._asked(t, m, user, position, draw)
         values = self._prompter.values(template, state, asked, draw)
-        sides = template.source_parts, template.target_parts
-        return tuple(
-            [*self._fragments.encode(side, values, template.separator), self._end] for side in sides
-        )
+        encode, separator = self._fragments.encode, template.separator
+        source = encode(template.source_parts, values, separator, self._noise(draw))
+        target = encode(template.target_parts, values, separator)
+        return [*source, self._end], [*target, self._end]
+
+    def _noise(self, draw: int) -> Noise | None:
+        if not self._word_noise or not self._words:
+            return None
+        generator = np.random.default_rng([5, draw])
+        return Noise(self._words, 2 * self._word_noise * float(generator.random()), generator)
 
     def _render(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Renders and tokenises the rows that are read."""
@@ -252,7 +275,7 @@ class Mixture:
         cut, none = np.zeros_like(kept), np.zeros_like(kept)
         if template.slots & RECENT_SLOTS:
             cut = settings.cut(kept, draws)
-        listed = bool(template.slots & {"history", "latest", "rated_history"})
+        listed = bool(template.slots & OLDER_SLOTS)
         words = none
         if "review" in template.slots:
             rows = self._split.histories.offsets[users] + positions
@@ -280,7 +303,8 @@ class Mixture:
         if template.slots & RATED_SLOTS:
             of_rows = self._split.histories.offsets[users] + positions
             given = self._split.histories.ratings[of_rows].tolist()
-            some = {"history": self._prompter.rated(drawn, given, template.separator)}
+            usual = self._prompter.usual(drawn) if template.slots & COMPARED_SLOTS else None
+            some = {"history": self._prompter.rated(drawn, given, template.separator, usual)}
         separators = template.separator, " " if "spans" in template.slots else template.separator
         item, answered = (
             (len(self._fragments.encode((("", "history"),), some, separator)) + 1)

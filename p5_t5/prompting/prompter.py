@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -13,9 +13,12 @@ import numpy.typing as npt
 
 from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.histories import Histories, UserState
+from p5_t5.data.usual_stars import usual_text
 from p5_t5.prompting.span_corruption import corrupt
 from p5_t5.prompting.templates import (
     CODE_SLOTS,
+    COMPARED_SLOTS,
+    OLDER_SLOTS,
     RATED_SLOTS,
     RECENT_SLOTS,
     WORDS,
@@ -81,6 +84,7 @@ class Asked:
         candidates: the catalogue's rows that a choice is among, in the order of the prompt.
         star: the stars that a question puts forward.
         agreed: whether what a question puts forward is the truth.
+        usual: what may be told of the item's usual stars while training.
         mask: which items of the history up to the asked one are masked, shape (items written,).
     """
 
@@ -93,6 +97,7 @@ class Asked:
     candidates: npt.NDArray[np.int64] | None = None
     star: float | None = None
     agreed: bool | None = None
+    usual: float | None = None
     mask: npt.NDArray[np.bool_] | None = None
 
 
@@ -133,7 +138,10 @@ class Prompter:
         slots |= {*self._columns, *texts}
         slots |= {f"user_{column}" for column in histories.profiles}
         if histories.has_ratings:
-            slots |= {"rating", "average_rating", "star", "like_dislike"} | RATED_SLOTS
+            slots |= {"rating", "average_rating", "star", "like_dislike"}
+            slots |= RATED_SLOTS - COMPARED_SLOTS
+            if "usual_stars" in self._columns:
+                slots |= COMPARED_SLOTS
         if self.catalogue.category_names:
             slots |= {"favourite_categories"}
         if self.catalogue.has_titles:
@@ -173,6 +181,9 @@ class Prompter:
         """What fills the slots that a prompt needs, as far as it is known; see ``render``."""
         slots = template.source_slots if draw is None else template.slots
         cut = self.recent_count(template, len(state.items), draw)
+        if draw is None:
+            # Nothing is held out any more: items have the stars that all of training gave them.
+            state, asked = replace(state, usual=None), replace(asked, usual=None)
         values = {slot: self._value(slot, template, state, asked, cut) for slot in slots}
         return {slot: value for slot, value in values.items() if value is not None}
 
@@ -181,12 +192,37 @@ class Prompter:
         between = " " if slot == "candidates" else separator
         return between.join([self._codes[row] for row in rows])
 
-    def rated(self, rows: Sequence[int], ratings: Sequence[float], separator: str) -> str:
-        """Items with the stars that they were given, or alone where these are not known."""
+    def rated(
+        self,
+        rows: Sequence[int],
+        ratings: Sequence[float],
+        separator: str,
+        usual: Sequence[str] | None = None,
+    ) -> str:
+        """Items with the stars that they were given, or alone where these are not known.
+
+        Args:
+            rows: of the catalogue.
+            ratings: stars, NaN where there are none, as many.
+            separator: what stands between two items.
+            usual: what stands between an item and its stars, as many.
+        """
+        before = [self._codes[row] for row in rows]
+        if usual is not None:
+            before = [f"{code} {value}" for code, value in zip(before, usual, strict=True)]
         return separator.join(
-            self._codes[row] if math.isnan(rating) else f"{self._codes[row]} {stars(rating)}"
-            for row, rating in zip(rows, ratings, strict=True)
+            text if math.isnan(rating) else f"{text} {stars(rating)}"
+            for text, rating in zip(before, ratings, strict=True)
         )
+
+    def usual(
+        self, rows: Sequence[int], told: npt.NDArray[np.float32] | None = None
+    ) -> Sequence[str]:
+        """The usual stars of items as text, from what may be told while training or of all."""
+        if told is None:
+            known = self._columns["usual_stars"]
+            return [known[row] for row in rows]
+        return [usual_text(value) for value in told.tolist()]
 
     def answer(self, slot: str, asked: Asked) -> str | None:
         """The right answer as text, ``None`` where it is not known.
@@ -214,13 +250,16 @@ class Prompter:
         self, slot: str, template: PromptTemplate, state: UserState, asked: Asked, cut: int
     ) -> Value | None:
         """What fills one slot, ``None`` where it is not known."""
-        if slot in ("history", "latest", "recent", *RATED_SLOTS):
+        if slot in OLDER_SLOTS | RECENT_SLOTS:
             length = len(state.items)
             begin, end = max(length - self.settings.max_history, 0), length - cut
             part = slice(end, length) if slot in RECENT_SLOTS else slice(begin, end)
             rows: list[int] = state.items[part].tolist()
             if slot in RATED_SLOTS:
-                return self.rated(rows, state.ratings[part].tolist(), template.separator)
+                usual = None
+                if slot in COMPARED_SLOTS:
+                    usual = self.usual(rows, None if state.usual is None else state.usual[part])
+                return self.rated(rows, state.ratings[part].tolist(), template.separator, usual)
             return rows[::-1] if slot == "latest" else rows
         if slot == "candidates":
             return None if asked.candidates is None else asked.candidates.tolist()
@@ -238,6 +277,8 @@ class Prompter:
             return None
         if slot == "item":
             return [asked.item]
+        if slot == "usual_stars" and asked.usual is not None:
+            return usual_text(asked.usual)
         return self._columns[slot][asked.item] if slot in self._columns else None
 
     def _corrupted(

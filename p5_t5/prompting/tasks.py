@@ -125,6 +125,7 @@ class Task:
             summary=texts.get("summary"),
             explanation=texts.get("explanation"),
             feature=feature,
+            usual=None if split.histories.usual is None else float(split.histories.usual[row]),
         )
 
 

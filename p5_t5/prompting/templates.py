@@ -88,16 +88,22 @@ class Family:
         return slot in self.slots or slot.startswith(self.open_slots)
 
 
-# Slots that list items with the stars that they were given. A template that learns to write them
-# teaches as many ratings as there are items, where a plain question teaches one.
-RATED_SLOTS = frozenset({"rated_history", "rated"})
+# Slots that list items with the stars that they were given, some of them after the stars that
+# others usually give. A template that learns to write them teaches as many ratings as there are
+# items, where a plain question teaches one.
+COMPARED_SLOTS = frozenset({"compared_history", "compared"})
+RATED_SLOTS = COMPARED_SLOTS | {"rated_history", "rated"}
 # Slots whose value is made of item codes. A code is always a word of its own, so that it is cut
 # into the same tokens wherever it stands.
 CODE_SLOTS = RATED_SLOTS | {"item", "history", "latest", "recent", "candidates", "masked", "spans"}
 # Slots of the newest items, after a cut that is drawn anew each time while training.
-RECENT_SLOTS = frozenset({"recent", "rated"})
+RECENT_SLOTS = frozenset({"recent", "rated", "compared"})
+# Slots of the older ones before that cut, or of all where nothing is cut.
+OLDER_SLOTS = frozenset({"history", "latest", "rated_history", "compared_history"})
 # Slots that describe the item of a question, besides {item_COLUMN}.
-ITEM_SLOTS = frozenset({"item", "title", "categories", "brand", "price", "description"})
+ITEM_SLOTS = frozenset(
+    {"item", "title", "categories", "brand", "price", "description", "usual_stars"}
+)
 
 # How the masked spans of a history are written: all but the newest item, and the whole.
 _SPANS, _RESTORED = "{spans} ", "{spans} {item}"

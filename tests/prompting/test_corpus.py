@@ -26,7 +26,7 @@ def test_the_toy_teaches_all_tasks(toy: Path) -> None:
         ("explanation", 0.5),
     ]
     assert corpus.ratings == [1.0, 2.0, 3.0, 4.0, 5.0]
-    assert corpus.heldout()["rating"] == {"1-10", "rated-4"}
+    assert corpus.heldout()["rating"] == {"1-10", "rated-4", "compared-3"}
     for prompt in corpus.examples().values():
         assert prompt.source and prompt.target
     assert not corpus.split.derived_explanations
@@ -83,3 +83,20 @@ def test_wrong_shares_are_refused(text: str, message: str) -> None:
 
 def test_a_share_of_zero_leaves_a_task_out() -> None:
     assert [task.name for task, _ in read_tasks(["rating=0", "sequential=2"])] == ["sequential"]
+
+
+def test_usual_stars_are_known_wherever_training_has_stars(toy: Path, tmp_path: Path) -> None:
+    corpus = read_corpus(toy, ALL, PromptSettings())
+    assert corpus.split.histories.usual is not None
+    said = corpus.catalogue.columns["usual_stars"]
+    assert all(1.0 <= float(value) <= 5.0 for value in said) and len(set(said)) > 3
+    bare = read_corpus(made(tmp_path / "bare"), ALL, PromptSettings())
+    assert bare.split.histories.usual is None and "usual_stars" not in bare.catalogue.columns
+
+
+def test_a_column_of_that_name_is_refused(tmp_path: Path) -> None:
+    folder = made(tmp_path / "made", rating=[4.0] * 8)
+    items = pl.DataFrame({"item_id": list("abcd"), "usual_stars": [1, 2, 3, 4]})
+    items.write_csv(folder / "items.csv")
+    with pytest.raises(ValueError, match="'usual_stars'.*give it another name"):
+        read_corpus(folder, ALL, PromptSettings())

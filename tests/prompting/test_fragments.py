@@ -52,6 +52,7 @@ class World:
         table = table.with_columns(
             item_id=pl.Series([f"i{i}" for i in range(60)]),
             price=pl.Series([f"{i / 7:.2f}" for i in range(60)]),
+            usual_stars=pl.Series([f"{1 + i / 15:.1f}" for i in range(60)]),
             categories=pl.Series([[f"c {i % 5}", "d,e"] for i in range(60)]),
         )
         items = generator.integers(0, 60, 300).astype(np.int32)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
+from dataclasses import replace
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def mixture(
     seed: int = 0,
     tokens: int = 400,
     batches: int = 1,
+    word_noise: float = 0.0,
 ) -> Mixture:
     split, prompter = world
     kept, _ = usable(read_prompts(), prompter.available(split.histories, split.texts))
@@ -73,6 +75,7 @@ def mixture(
         tokens_per_batch=tokens,
         batches_per_step=batches,
         seed=seed,
+        word_noise=word_noise,
     )
 
 
@@ -364,6 +367,27 @@ def test_no_list_tells_the_stars_of_an_item_that_is_held_out_too() -> None:
             told |= {word for word, after in pairwise(side) if after == "4"}
     assert len(secret) == 2 and not secret & told
     assert told & set(world[1].catalogue.code_texts)
+
+
+def test_noise_touches_a_prompts_own_words_and_nothing_else(toy: tuple[Split, Prompter]) -> None:
+    asked, other = made_template("asked"), made_template("other", source="Something else: {history}")
+    asked = replace(asked, source="One two three four {history} five six seven eight")
+    plain, noisy = (
+        mixture(toy, {"sequential": 1.0}, [asked, other], word_noise=rate) for rate in (0.0, 0.3)
+    )
+    own, foreign = set("One two three four five six seven eight".split()), {"Something", "else:"}
+    kept, total, changed = 0, 0, 0
+    rows = zip(plain.epoch(0).examples, noisy.epoch(0).examples, strict=True)
+    for before, after in islice(rows, 500):
+        assert before["labels"] == after["labels"]
+        sides = [[w for w in e["input_ids"] if w not in own | foreign] for e in (before, after)]
+        assert sides[0] == sides[1]  # items, separators and the end
+        if own & set(before["input_ids"]):
+            total += len(own)
+            kept += sum(a == b for a, b in zip(before["input_ids"][:4], after["input_ids"][:4]))
+            changed += len(foreign & set(after["input_ids"]))
+    assert changed and 0.4 < 2 * kept / total < 0.8
+    assert noisy.epoch(0).examples[:50] == noisy.epoch(0).examples[:50]
 
 
 def test_a_sample_is_rendered_text_of_every_task(toy: tuple[Split, Prompter]) -> None:

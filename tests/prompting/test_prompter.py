@@ -40,6 +40,13 @@ RATED = PromptTemplate(
 )  # fmt: skip
 
 
+COMPARED = PromptTemplate(
+    "rating", "made", "stars", "{compared_history}", "{compared} {item} {usual_stars} {rating}",
+    "{compared} {item} {usual_stars} ", separator=" ",
+)  # fmt: skip
+USUAL = [f"{3 + n / 10:.1f}" for n in range(12)]
+
+
 def prompter(
     titles: list[str | None] | None = None,
     *,
@@ -245,7 +252,7 @@ ASKED = Asked(
 
 @pytest.mark.parametrize("shipped", SHIPPED.values(), ids=lambda t: f"{t.family}-{t.id}")
 def test_a_new_user_is_asked_by_templates_that_name_nobody(shipped: PromptTemplate) -> None:
-    made = prompter(brand=["Nova"] * len(IDS), price=[9.5] * len(IDS))
+    made = prompter(brand=["Nova"] * len(IDS), price=[9.5] * len(IDS), usual_stars=USUAL)
     assert made.can_ask(shipped, NEW_USER, ASKED) == (not shipped.names_user)
     known = replace(NEW_USER, number=0)
     assert made.can_ask(shipped, known, ASKED) == (
@@ -262,15 +269,15 @@ def test_a_template_that_names_the_user_is_not_rendered_for_a_new_one() -> None:
 
 def test_a_question_about_an_item_needs_one() -> None:
     rating = SHIPPED["rating", "1-7"]
-    assert not prompter().can_ask(rating, NEW_USER, Asked())
-    assert prompter().can_ask(rating, NEW_USER, Asked(item=0))
+    assert not prompter(usual_stars=USUAL).can_ask(rating, NEW_USER, Asked())
+    assert prompter(usual_stars=USUAL).can_ask(rating, NEW_USER, Asked(item=0))
     with pytest.raises(ValueError, match=r"template '1-7' needs a value for \{item\}"):
-        prompter().render(rating, NEW_USER, Asked())
+        prompter(usual_stars=USUAL).render(rating, NEW_USER, Asked())
 
 
 def test_training_needs_the_answer() -> None:
     with pytest.raises(ValueError, match=r"template '1-7' needs a value for \{rating\}"):
-        prompter().render(SHIPPED["rating", "1-7"], NEW_USER, Asked(item=0), draw=1)
+        prompter(usual_stars=USUAL).render(SHIPPED["rating", "1-7"], NEW_USER, Asked(item=0), draw=1)
 
 
 def test_users_are_numbered_from_one() -> None:
@@ -349,6 +356,11 @@ def test_the_slots_that_data_can_fill() -> None:
     codes_only = ItemCodes("atomic", (("<item_0>",),))
     empty = Prompter(Catalogue(pl.DataFrame({"item_id": ["a"]}), codes_only), PromptSettings())
     assert empty.available(bare.histories, bare.texts) == always
+    compared = prompter(usual_stars=USUAL).available(everything.histories, everything.texts)
+    assert compared - made.available(everything.histories, everything.texts) == {
+        "usual_stars", "compared", "compared_history",
+    }  # fmt: skip
+    assert "compared" not in prompter(usual_stars=USUAL).available(bare.histories, bare.texts)
 
 
 def test_profile_columns_and_the_name_are_slots() -> None:
@@ -422,3 +434,18 @@ def test_a_rated_list_names_items_without_stars_alone() -> None:
     assert (written.source + written.given).split() == [
         "<item_1>", "4", "<item_2>", "<item_3>", "2.5", "<item_5>",
     ]  # fmt: skip
+
+
+def test_compared_lists_tell_what_others_gave_before_the_users_own_stars() -> None:
+    """While training what may be told with each interaction, at prediction what all gave."""
+    made = prompter(usual_stars=USUAL, prompts=PromptSettings(recent=1, least_recent=1.0))
+    told = np.array([4.24, 2.0], dtype=np.float32)
+    user, asked = state([1, 2], [5.0, np.nan], usual=told), Asked(item=9, rating=3.5, usual=2.26)
+    learnt = made.render(COMPARED, user, asked, draw=0)
+    assert learnt.source == ""
+    assert learnt.target == "<item_1> 4.2 5 <item_2> 2.0 <item_9> 2.3 3.5"
+    question = made.render(COMPARED, user, asked)
+    assert (question.source, question.given) == ("<item_1> 3.1 5", "<item_2> 3.2 <item_9> 3.9 ")
+    plain_question = template("{item} {usual_stars}", "{rating}")
+    assert made.render(plain_question, user, asked, draw=0).source == "<item_9> 2.3"
+    assert made.render(plain_question, user, asked).source == "<item_9> 3.9"
