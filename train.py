@@ -182,7 +182,6 @@ def build(
         tie_lm_head=options.tie_lm_head,
         # T5's factor below a tied layer makes the first thousand steps slow.
         scale_decoder_outputs=False,
-        label_smoothing=train.label_smoothing_factor,
     )
     told = corpus.split if options.item_embeddings == "cooccurrence" else None
     codes = corpus.catalogue.codes

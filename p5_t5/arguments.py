@@ -64,9 +64,9 @@ class DataArguments:
                   "--right_truncation all"},
     )  # fmt: skip
     recent: int = field(
-        default=5,
-        metadata={"help": "newest items given to the decoder by templates with {recent} or "
-                  "{rated}"},
+        default=20,
+        metadata={"help": "newest items given to the decoder by templates with {recent}, "
+                  "{rated} or {compared}"},
     )  # fmt: skip
     least_recent: float = field(
         default=0.5,
@@ -164,10 +164,7 @@ class TrainArguments:
     warmup_ratio: float = field(
         default=0.05, metadata={"help": "share of the run with rising rate"}
     )
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's decay of matrices"})
-    label_smoothing_factor: float = field(
-        default=0.1, metadata={"help": "so much of each target is the whole vocabulary"}
-    )
+    weight_decay: float = field(default=0.5, metadata={"help": "AdamW's decay of matrices"})
     word_noise: float = field(
         default=0.2,
         metadata={"help": "share of a prompt's own words left out or changed while training, on "
@@ -226,9 +223,6 @@ class TrainArguments:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"--{name} must be above 0, not {value}")
-        if not 0 <= self.label_smoothing_factor < 1:
-            given = self.label_smoothing_factor
-            raise ValueError(f"--label_smoothing_factor must be from 0 to below 1, not {given}")
         if not 0 <= self.word_noise <= 0.5:
             raise ValueError(f"--word_noise must be from 0 to 0.5, not {self.word_noise}")
         if self.stage not in ("tasks", "pretrain"):

@@ -32,7 +32,7 @@ WHOLE_WORDS = 512
 
 
 class P5Config(T5Config):
-    """T5's configuration with five more fields.
+    """T5's configuration with four more fields.
 
     Attributes:
         whole_word_embeddings: add an embedding of the word's number to each piece of the input.
@@ -41,7 +41,6 @@ class P5Config(T5Config):
             scaled as there, unless ``scale_decoder_outputs`` says otherwise.
         embedding_std: deviation of the initial embeddings and output layer; T5's own is 1.0, from
             which a small model hardly learns in its first minutes.
-        label_smoothing: while training, so much of each target is the whole vocabulary.
     """
 
     model_type = "p5"
@@ -50,7 +49,6 @@ class P5Config(T5Config):
     whole_words_in_training_only: bool = False
     tie_lm_head: bool = False
     embedding_std: float = 0.1
-    label_smoothing: float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Scales the output as T5 does where nothing else is said: if the head is tied."""
@@ -250,7 +248,7 @@ def build_model(config: P5Config, checkpoint: str | None = None) -> P5ForConditi
     # weights say it for sure, as the configuration claims a tie for both.
     same = torch.equal(theirs.lm_head.weight, theirs.shared.weight)
     given = theirs.config
-    ours_alone = ("whole_word_embeddings", "whole_words_in_training_only", "label_smoothing")
+    ours_alone = ("whole_word_embeddings", "whole_words_in_training_only")
     left_out = ("model_type", "architectures", "tie_lm_head", *ours_alone)
     fields = {name: value for name, value in given.to_dict().items() if name not in left_out}
     fields |= {name: getattr(config, name) for name in ours_alone}

@@ -53,8 +53,6 @@ def target_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of the targets' tokens, summed with a weight for each example.
 
-    So much of each target as the configuration's ``label_smoothing`` says is the whole vocabulary.
-
     Args:
         model: any T5.
         embedded: what the encoder's first layer reads, shape (batch, length, d_model).
@@ -64,7 +62,7 @@ def target_loss(
 
     Returns:
         The weighted sum, a scalar with a gradient, and the plain sums of the examples, shape
-        (batch,), without one and without smoothing.
+        (batch,), without one.
     """
     source, target = Ragged(attention_mask), Ragged(labels >= 0)
     states = _stack(model.encoder, embedded, source)
@@ -78,9 +76,7 @@ def target_loss(
     # Padding that was not left out weighs nothing.
     counts = (wanted >= 0).to(hidden.dtype)
     each = weights.to(hidden.dtype)[example] * counts
-    smoothing = getattr(model.config, "label_smoothing", 0.0)
-    wanted = wanted.clamp(min=0)
-    loss, losses = cross_entropy(hidden, model.lm_head.weight, wanted, each, smoothing)
+    loss, losses = cross_entropy(hidden, model.lm_head.weight, wanted.clamp(min=0), each)
     sums = losses.new_zeros(len(labels)).index_add_(0, example, losses * counts)
     return loss, sums
 
@@ -211,11 +207,7 @@ class _Norm(torch.autograd.Function):
 
 
 def cross_entropy(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    labels: torch.Tensor,
-    weights: torch.Tensor,
-    smoothing: float = 0.0,
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of an output layer, summed with a weight for each token.
 
@@ -224,24 +216,17 @@ def cross_entropy(
         weight: of the output layer, shape (vocabulary, d_model).
         labels: shape (tokens,).
         weights: shape (tokens,); no gradient.
-        smoothing: the share of each target that is the whole vocabulary and not the label.
 
     Returns:
-        The weighted sum, and each token's own without a gradient and without smoothing, shape
-        (tokens,).
+        The weighted sum, and each token's own without a gradient, shape (tokens,).
     """
     if hidden.device.type == "cpu" and hidden.dtype == weight.dtype == torch.float32:
         apply: Any = _CrossEntropy.apply
-        loss, losses = apply(hidden, weight, labels, weights, smoothing)
+        loss, losses = apply(hidden, weight, labels, weights)
         return loss, losses
     logits = functional.linear(hidden, weight).float()
     losses = functional.cross_entropy(logits, labels, reduction="none")
-    smoothed = losses
-    if smoothing:
-        smoothed = functional.cross_entropy(
-            logits, labels, reduction="none", label_smoothing=smoothing
-        )
-    return (smoothed * weights).sum(), losses.detach()
+    return (losses * weights).sum(), losses.detach()
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -254,12 +239,11 @@ class _CrossEntropy(torch.autograd.Function):
         weight: torch.Tensor,
         labels: torch.Tensor,
         weights: torch.Tensor,
-        smoothing: float,
     ) -> Any:
         few = max(_SCORES // len(weight), 32)
         room = hidden.new_empty(min(few, len(hidden)), len(weight))
         for_hidden, for_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        losses, wanted_scores = hidden.new_empty(2, len(hidden))
+        losses = hidden.new_empty(len(hidden))
         for begin in range(0, len(hidden), few):
             own = slice(begin, begin + few)
             label, part = labels[own, None], hidden[own]
@@ -268,25 +252,16 @@ class _CrossEntropy(torch.autograd.Function):
             wanted = scores.gather(1, label)
             total = scores.sub_(highest).exp_().sum(1, keepdim=True)
             losses[own] = (total.log() + highest - wanted).squeeze(1)
-            wanted_scores[own] = wanted.squeeze(1)
             # From here on the scores are their own gradient.
             each = weights[own, None]
-            scores.mul_(each / total).scatter_add_(1, label, (smoothing - 1) * each)
+            scores.mul_(each / total).scatter_add_(1, label, -each)
             torch.mm(scores, weight, out=for_hidden[own])
             for_weight.addmm_(scores.t(), part)
-        loss = losses.dot(weights)
-        if smoothing:
-            # The share of the whole vocabulary needs no further pass over the scores: their mean is
-            # the score of the mean row, and its gradient is the same for all rows.
-            mean, weighed = weight.mean(0), weights @ hidden
-            loss += smoothing * (wanted_scores.dot(weights) - weighed.dot(mean))
-            for_hidden.addmm_(weights[:, None], mean[None], alpha=-smoothing)
-            for_weight -= weighed * (smoothing / len(weight))
         ctx.save_for_backward(for_hidden, for_weight)
         ctx.mark_non_differentiable(losses)
-        return loss, losses
+        return losses.dot(weights), losses
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> Any:
         for_hidden, for_weight = ctx.saved_tensors
-        return for_hidden * gradient, for_weight * gradient, None, None, None
+        return for_hidden * gradient, for_weight * gradient, None, None
