@@ -243,9 +243,7 @@ def read_corpus(
     )
 
 
-def _with_usual_stars(
-    split: Split, items: pl.DataFrame, seed: int
-) -> tuple[Split, pl.DataFrame]:
+def _with_usual_stars(split: Split, items: pl.DataFrame, seed: int) -> tuple[Split, pl.DataFrame]:
     """Adds what others usually gave each item, where there are stars to learn it from."""
     own = split.of_rows
     if np.isnan(own.taught.ratings[own.rows("train")]).all():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -370,8 +369,8 @@ def test_no_list_tells_the_stars_of_an_item_that_is_held_out_too() -> None:
 
 
 def test_noise_touches_a_prompts_own_words_and_nothing_else(toy: tuple[Split, Prompter]) -> None:
-    asked, other = made_template("asked"), made_template("other", source="Something else: {history}")
-    asked = replace(asked, source="One two three four {history} five six seven eight")
+    asked = made_template("asked", source="One two three four {history} five six seven eight")
+    other = made_template("other", source="Something else: {history}")
     plain, noisy = (
         mixture(toy, {"sequential": 1.0}, [asked, other], word_noise=rate) for rate in (0.0, 0.3)
     )
@@ -384,7 +383,8 @@ def test_noise_touches_a_prompts_own_words_and_nothing_else(toy: tuple[Split, Pr
         assert sides[0] == sides[1]  # items, separators and the end
         if own & set(before["input_ids"]):
             total += len(own)
-            kept += sum(a == b for a, b in zip(before["input_ids"][:4], after["input_ids"][:4]))
+            firsts = zip(before["input_ids"][:4], after["input_ids"][:4], strict=True)
+            kept += sum(a == b for a, b in firsts)
             changed += len(foreign & set(after["input_ids"]))
     assert changed and 0.4 < 2 * kept / total < 0.8
     assert noisy.epoch(0).examples[:50] == noisy.epoch(0).examples[:50]

@@ -276,8 +276,9 @@ def test_a_question_about_an_item_needs_one() -> None:
 
 
 def test_training_needs_the_answer() -> None:
+    made = prompter(usual_stars=USUAL)
     with pytest.raises(ValueError, match=r"template '1-7' needs a value for \{rating\}"):
-        prompter(usual_stars=USUAL).render(SHIPPED["rating", "1-7"], NEW_USER, Asked(item=0), draw=1)
+        made.render(SHIPPED["rating", "1-7"], NEW_USER, Asked(item=0), draw=1)
 
 
 def test_users_are_numbered_from_one() -> None:
