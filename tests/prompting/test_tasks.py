@@ -15,6 +15,7 @@ from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.item_ids import assign_item_ids
 from p5_t5.data.splits import Part, Split, leave_one_out
 from p5_t5.data.tables import Tables, check_tables, read_tables
+from p5_t5.data.usual_stars import usual_stars, usual_text
 from p5_t5.prompting.candidates import Candidates
 from p5_t5.prompting.prompter import Asked, Prompter, PromptSettings
 from p5_t5.prompting.tasks import TASKS, Task, read_prompts, shipped_prompts, usable
@@ -57,7 +58,9 @@ def world(tables: Tables) -> World:
     """Tables with atomic codes: words that nothing else can be."""
     split = leave_one_out(tables)
     codes = assign_item_ids("atomic", *split.train_histories(), len(tables.items), seed=0)
-    prompter = Prompter(Catalogue(tables.items, codes), PromptSettings())
+    texts = [usual_text(value) for value in usual_stars(split, len(tables.items), 0)[1].tolist()]
+    items = tables.items.with_columns(usual_stars=pl.Series(texts))
+    prompter = Prompter(Catalogue(items, codes), PromptSettings())
     return World(split, prompter, prompter.available(split.histories, split.texts))
 
 
