@@ -102,6 +102,8 @@ def arguments_of(options: argparse.Namespace) -> Arguments:
             num_threads=options.threads,
             report_to="none",
             overwrite=True,
+            # The plain loop reads every word.
+            word_noise=0.0,
         ),
         PredictArguments(),
         # P5's own templates, without those that ask for lists.

@@ -21,7 +21,7 @@ SMALL = (
     "--vocab_size=400", "--d_model=32", "--d_ff=64", "--d_kv=8", "--tokens_per_batch=2000",
     "--eval_examples=20", "--evaluations=2",
 )  # fmt: skip
-RESUMABLE = (*SMALL, "--max_train_steps=24", "--save_steps=4", "--tasks", "sequential", "rating")
+RESUMABLE = (*SMALL, "--max_train_steps=12", "--save_steps=3", "--tasks", "sequential", "rating")
 
 
 def test_the_run_says_what_it_does(toy: Path, tmp_path: Path) -> None:
@@ -93,6 +93,7 @@ WRONG = [
     (("--report=some",), "--report must be pairs or all, not 'some'"),
     (("--candidates=1",), "--candidates must be at least 2"),
     (("--least_recent=1.5",), "--least_recent must be from 0 to 1, not 1.5"),
+    (("--word_noise=0.6",), "--word_noise must be from 0 to 0.5, not 0.6"),
     (("--item_embeddings=svd",), "must be cooccurrence or random, not 'svd'"),
     (("--max_recent=-1",), "--max_recent must be at least 0, not -1"),
     (("--tasks=zero-shot",), "none of the tasks zero-shot can be learnt"),

@@ -50,7 +50,7 @@ class PromptSettings:
     """
 
     max_history: int = 50
-    recent: int = 5
+    recent: int = 20
     least_recent: float = 0.5
     max_recent: int = 50
     like_threshold: float = 4.0
