@@ -14,7 +14,7 @@ import polars as pl
 from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.item_ids import assign_item_ids
 from p5_t5.data.splits import Split, leave_one_out
-from p5_t5.data.tables import read_tables
+from p5_t5.data.tables import Tables, read_tables
 from p5_t5.data.usual_stars import usual_stars, usual_text
 from p5_t5.prompting.candidates import Candidates
 from p5_t5.prompting.explanations import derive_explanations
@@ -189,7 +189,7 @@ def read_corpus(
             f"the checkpoint writes items as {known.codes.scheme}, not as {item_ids}: go on with "
             f"--item_ids {known.codes.scheme}"
         )
-    split, items = _with_usual_stars(split, tables.items, seed)
+    split, items = _with_usual_stars(split, tables, seed)
     catalogue = Catalogue(items, codes)
     prompter = Prompter(catalogue, settings)
     notes = [*tables.notes, *_size(split, catalogue)]
@@ -243,15 +243,15 @@ def read_corpus(
     )
 
 
-def _with_usual_stars(split: Split, items: pl.DataFrame, seed: int) -> tuple[Split, pl.DataFrame]:
+def _with_usual_stars(split: Split, tables: Tables, seed: int) -> tuple[Split, pl.DataFrame]:
     """Adds what others usually gave each item, where there are stars to learn it from."""
-    own = split.of_rows
+    own, items = split.of_rows, tables.items
     if np.isnan(own.taught.ratings[own.rows("train")]).all():
         return split, items
     if "usual_stars" in items.columns:
         raise ValueError(
-            "the items table has a column 'usual_stars', which is made here from the stars of "
-            "training: give it another name"
+            f"{tables.name}: the items table has a column 'usual_stars', which is made here from "
+            "the stars of training: give it another name"
         )
     of_rows, of_items = usual_stars(split, len(items), seed)
     split = replace(split, histories=replace(split.histories, usual=of_rows))

@@ -98,5 +98,5 @@ def test_a_column_of_that_name_is_refused(tmp_path: Path) -> None:
     folder = made(tmp_path / "made", rating=[4.0] * 8)
     items = pl.DataFrame({"item_id": list("abcd"), "usual_stars": [1, 2, 3, 4]})
     items.write_csv(folder / "items.csv")
-    with pytest.raises(ValueError, match="'usual_stars'.*give it another name"):
+    with pytest.raises(ValueError, match="made: the items table has a column 'usual_stars'.*name"):
         read_corpus(folder, ALL, PromptSettings())
