@@ -40,6 +40,7 @@ from p5_t5.modeling.assembly import make_model, make_tokenizer
 from p5_t5.modeling.collator import Collator
 from p5_t5.modeling.loader import Loader
 from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration
+from p5_t5.modeling.parameter_groups import parameter_groups
 from p5_t5.modeling.side_by_side import Batch, SideBySide
 from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.modeling.training import keep_freed_memory
@@ -183,7 +184,7 @@ def build(
         # T5's factor below a tied layer makes the first thousand steps slow.
         scale_decoder_outputs=False,
     )
-    told = corpus.split if options.item_embeddings == "cooccurrence" else None
+    told = spoken if options.token_embeddings == "cooccurrence" else None
     codes = corpus.catalogue.codes
     model = make_model(config, tokenizer, codes, checkpoint, told, train.seed)
     words = WordTokenizer(tokenizer)
@@ -281,13 +282,9 @@ class Loop:
             rate=train.learning_rate,
             warmup=train.warmup_ratio,
         )
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in model.parameters() if p.dim() > 1]},
-            {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
-        ]
         # The large gradients of the first steps must be forgotten within a run of 2,000 steps.
         optimizer = torch.optim.AdamW(
-            groups, betas=(0.9, 0.98), weight_decay=self.options.weight_decay, fused=True
+            parameter_groups(model, train.weight_decay), betas=(0.9, 0.98), fused=True
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         alone = accelerator.device.type == "cpu" and accelerator.num_processes == 1
@@ -345,7 +342,7 @@ class Loop:
         self.model.train()
         rate = self.schedule.learning_rate(self._share())
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_scale"]
         moved = [{n: t.to(self.accelerator.device) for n, t in b.items()} for b in batches]
         tasks = [batch.pop("task") for batch in moved]
         tokens = [(batch["labels"] >= 0).sum(dim=1) for batch in moved]

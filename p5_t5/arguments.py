@@ -122,10 +122,10 @@ class ModelArguments:
         default=True,
         metadata={"help": "mark the pieces of one word with one embedding, as P5 does"},
     )
-    item_embeddings: str = field(
+    token_embeddings: str = field(
         default="cooccurrence",
-        metadata={"help": "where the embeddings of new item tokens start: cooccurrence (near items "
-                  "that stand beside them in training histories) or random"},
+        metadata={"help": "where the embeddings of new tokens start: cooccurrence (near what "
+                  "stands beside them, items in histories and words in prompts) or random"},
     )  # fmt: skip
     tie_lm_head: bool = field(
         default=True,
@@ -134,9 +134,9 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        if self.item_embeddings not in ("cooccurrence", "random"):
+        if self.token_embeddings not in ("cooccurrence", "random"):
             raise ValueError(
-                f"--item_embeddings must be cooccurrence or random, not {self.item_embeddings!r}"
+                f"--token_embeddings must be cooccurrence or random, not {self.token_embeddings!r}"
             )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from p5_t5.data.item_vectors import Indices, Vectors, item_vectors
+from p5_t5.data.cooccurrence import Indices, Vectors, cooccurrence_vectors
 
 SCHEMES = ("sequential", "random", "collaborative", "atomic")
 
@@ -250,7 +250,7 @@ def _tree_paths(
     branching, depth = _tree_shape(num_items, branching)
     # One thread: sums in another order could turn a near tie and with it a code.
     with threadpool_limits(limits=1):
-        vectors = _filled(item_vectors(offsets, items, num_items, _DIMENSIONS, rng), rng)
+        vectors = _filled(cooccurrence_vectors(offsets, items, num_items, _DIMENSIONS, rng), rng)
         paths = np.zeros((num_items, depth), dtype=np.int64)
         # Members of a node are kept in a drawn order, which decides between equal vectors.
         nodes = [rng.permutation(num_items)]

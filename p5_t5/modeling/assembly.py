@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from p5_t5.data.cooccurrence import Vectors, cooccurrence_vectors
 from p5_t5.data.item_ids import ItemCodes
-from p5_t5.data.item_vectors import Vectors, item_vectors
 from p5_t5.data.splits import Split
 from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration, build_model, is_p5
 from p5_t5.modeling.tokenizer import (
@@ -50,13 +52,7 @@ def make_tokenizer(
         tokenizer = load_tokenizer(checkpoint)
         add_item_tokens(tokenizer, codes)
     else:
-        mixture = Mixture(corpus, str.split, "", tokens_per_batch=1, batches_per_step=1, seed=seed)
-        # Words that become item tokens would only fill the vocabulary.
-        added = set(SENTINELS) | (set(codes.texts) if codes.new_tokens else set())
-        prompts = mixture.sample(_EXAMPLES)
-        texts = (text for prompt in prompts for text in (prompt.source, prompt.target))
-        plain = (" ".join(word for word in text.split() if word not in added) for text in texts)
-        tokenizer = train_tokenizer(plain, vocab_size)
+        tokenizer = train_tokenizer(_texts(corpus, seed), vocab_size)
         add_item_tokens(tokenizer, codes)
     if any(task.corrupts for task, _ in corpus.tasks):
         check_sentinels(tokenizer)
@@ -68,7 +64,7 @@ def make_model(
     tokenizer: PreTrainedTokenizerBase,
     codes: ItemCodes,
     checkpoint: str | None,
-    told: Split | None = None,
+    told: Corpus | None = None,
     seed: int = 0,
 ) -> P5ForConditionalGeneration:
     """A model that knows the tokenizer's tokens and which of them start a word.
@@ -79,46 +75,83 @@ def make_model(
         codes: of the items.
         checkpoint: a folder or a name on the Hub.
         told: new item tokens start near those that stand beside them in the training histories of
-            this split; without it they start at random. Those of a P5 stay as they are.
+            this corpus, and a new tokenizer's pieces near those beside them in its prompts; without
+            it they start at random. Those of a checkpoint stay as they are.
         seed: of that start.
     """
     model = build_model(config, checkpoint)
     model.resize_vocabulary(len(tokenizer))
     model.set_word_starts(word_starts(tokenizer, codes))
-    new = codes.new_tokens and (checkpoint is None or not is_p5(checkpoint))
-    if told is not None and new:
-        offsets, items = told.train_histories()
-        vectors = item_vectors(
-            offsets,
-            items.astype(np.int64),
-            len(codes.pieces),
-            model.config.d_model,
-            np.random.default_rng(seed),
-        )
-        _place_items(model, tokenizer, codes, vectors)
+    if told is None:
+        return model
+    if codes.new_tokens and (checkpoint is None or not is_p5(checkpoint)):
+        _place_items(model, tokenizer, codes, told.split, seed)
+    if checkpoint is None:
+        _place_pieces(model, tokenizer, _texts(told, seed), seed)
     return model
 
 
-@torch.no_grad()
+def _texts(corpus: Corpus, seed: int) -> list[str]:
+    """Rendered training examples, sources and targets, without words that become tokens."""
+    mixture = Mixture(corpus, str.split, "", tokens_per_batch=1, batches_per_step=1, seed=seed)
+    codes = corpus.catalogue.codes
+    added = set(SENTINELS) | (set(codes.texts) if codes.new_tokens else set())
+    prompts = mixture.sample(_EXAMPLES)
+    texts = (text for prompt in prompts for text in (prompt.source, prompt.target))
+    return [" ".join(word for word in text.split() if word not in added) for text in texts]
+
+
 def _place_items(
     model: P5ForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
     codes: ItemCodes,
-    vectors: Vectors,
+    split: Split,
+    seed: int,
 ) -> None:
-    """Moves item tokens from where they were drawn to where their items lie, no nearer to nought.
-
-    A token of many items lies in their middle; what their vectors leave open stays as drawn.
-    """
+    """Moves item tokens to where their items lie; a token of many items lies in their middle."""
+    offsets, items = split.train_histories()
+    count = len(codes.pieces)
+    generator = np.random.default_rng(seed)
+    vectors = cooccurrence_vectors(
+        offsets, items.astype(np.int64), count, model.model_dim, generator
+    )
     number = {token: n for n, token in enumerate(codes.new_tokens)}
+    tokens = [[number[piece] for piece in pieces] for pieces in codes.pieces]
     middle = np.zeros((len(number), vectors.shape[1]))
-    count = np.zeros(len(number))
-    for pieces, vector in zip(codes.pieces, vectors, strict=True):
-        for piece in pieces:
-            middle[number[piece]] += vector
-            count[number[piece]] += 1
-    placed = torch.tensor(middle / count[:, None], dtype=model.dtype, device=model.device)
-    rows = torch.tensor(tokenizer.convert_tokens_to_ids(list(number)), device=model.device)
+    uses = np.zeros((len(number), 1))
+    for own, vector in zip(tokens, vectors, strict=True):
+        middle[own] += vector
+        uses[own] += 1
+    _place(model, tokenizer.convert_tokens_to_ids(list(number)), middle / uses)
+
+
+def _place_pieces(
+    model: P5ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    seed: int,
+) -> None:
+    """Moves pieces of words to where the texts have them."""
+    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    pieces = np.fromiter((piece for row in rows for piece in row), dtype=np.int64)
+    generator = np.random.default_rng([6, seed])
+    vectors = cooccurrence_vectors(offsets, pieces, len(tokenizer), model.model_dim, generator)
+    # All numbers stand beside the same words, and must be told from each other first of all.
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    numbers = [any(letter.isdigit() for letter in token) for token in tokens]
+    placed = np.flatnonzero(vectors.any(1) & ~np.array(numbers))
+    _place(model, placed.tolist(), vectors[placed])
+
+
+@torch.no_grad()
+def _place(model: P5ForConditionalGeneration, tokens: list[int], vectors: Vectors) -> None:
+    """Moves tokens' embeddings from where they were drawn towards vectors of at most length one.
+
+    They stay as far from nought as they were; what shorter vectors leave open stays as drawn.
+    """
+    placed = torch.tensor(vectors, dtype=model.dtype, device=model.device)
+    rows = torch.tensor(tokens, device=model.device)
     # Their leading directions would fill the first dimensions alone.
     turned = placed @ torch.nn.init.orthogonal_(placed.new_empty(placed.shape[1], model.model_dim))
     left = (1 - turned.square().sum(1, keepdim=True)).clamp(min=0).sqrt()

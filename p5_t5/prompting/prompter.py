@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.histories import Histories, UserState
-from p5_t5.data.usual_stars import usual_text
+from p5_t5.data.usual_stars import STARS_PRIOR, usual_text
 from p5_t5.prompting.span_corruption import corrupt
 from p5_t5.prompting.templates import (
     CODE_SLOTS,
@@ -141,7 +141,7 @@ class Prompter:
             slots |= {"rating", "average_rating", "star", "like_dislike"}
             slots |= RATED_SLOTS - COMPARED_SLOTS
             if "usual_stars" in self._columns:
-                slots |= COMPARED_SLOTS
+                slots |= COMPARED_SLOTS | {"expected_stars"}
         if self.catalogue.category_names:
             slots |= {"favourite_categories"}
         if self.catalogue.has_titles:
@@ -224,6 +224,21 @@ class Prompter:
             return [known[row] for row in rows]
         return [usual_text(value) for value in told.tolist()]
 
+    def _expected_stars(self, state: UserState, item: int, told: float | None) -> str | None:
+        """What others usually give an item, and how much more or less than others the user gives.
+
+        The baseline estimate of Koren (KDD 2008), with the user's part from what came before.
+        """
+        if "usual_stars" not in self._columns:
+            return None
+        usual = state.usual
+        if usual is None:
+            usual = np.array([*map(float, self.usual(state.items.tolist()))], dtype=np.float32)
+        more = state.ratings - usual
+        known = more[~np.isnan(more)]
+        of_item = float(self._columns["usual_stars"][item]) if told is None else told
+        return usual_text(of_item + float(known.sum()) / (len(known) + STARS_PRIOR))
+
     def answer(self, slot: str, asked: Asked) -> str | None:
         """The right answer as text, ``None`` where it is not known.
 
@@ -279,6 +294,8 @@ class Prompter:
             return [asked.item]
         if slot == "usual_stars" and asked.usual is not None:
             return usual_text(asked.usual)
+        if slot == "expected_stars":
+            return self._expected_stars(state, asked.item, asked.usual)
         return self._columns[slot][asked.item] if slot in self._columns else None
 
     def _corrupted(

@@ -158,7 +158,8 @@ RATING = Task(
         slots=_USER_SLOTS
         | ITEM_SLOTS
         | RATED_SLOTS
-        | {"history", "latest", "rating", "star", "yes_no", "like_dislike"},
+        | {"history", "latest", "expected_stars"}
+        | {"rating", "star", "yes_no", "like_dislike"},
         answers={"stars": _STARS, "yes_no": _WHETHER_STAR, "like": _LIKE},
     ),
     about_rows=True,

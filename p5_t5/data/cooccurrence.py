@@ -1,4 +1,4 @@
-"""Items as vectors: what stands near what in the histories."""
+"""Items or words as vectors: what stands near what in histories or texts."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from sklearn.utils.extmath import randomized_svd
 
-_WINDOW = 10  # neighbours in a history that count as co-occurring, each way
+_WINDOW = 10  # neighbours in a row that count as co-occurring, each way
 
 Vectors = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 
-def item_vectors(
+def cooccurrence_vectors(
     offsets: npt.NDArray[np.int64],
     items: Indices,
     num_items: int,
     dimensions: int,
     rng: np.random.Generator,
 ) -> Vectors:
-    """(items, dimensions) unit vectors; items of the same histories point the same way.
+    """(items, dimensions) unit vectors; items of the same rows point the same way.
 
     The leading singular vectors of the positive pointwise mutual information of neighbours (Levy
     and Goldberg, NeurIPS 2014).
 
     Args:
-        offsets: user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``, shape (users + 1,).
-        items: the interactions, each user's in time order, shape (interactions,).
-        num_items: size of the catalogue.
+        offsets: row ``r``, a history or a text, is ``items[offsets[r]:offsets[r + 1]]``, shape
+            (rows + 1,).
+        items: all rows' items or words in their order, shape (all,).
+        num_items: how many different ones there are.
         dimensions: at most so many.
         rng: of the approximate decomposition.
 
@@ -66,13 +67,13 @@ def item_vectors(
 
 
 def _cooccurrence(offsets: npt.NDArray[np.int64], items: Indices, num_items: int) -> sp.csr_matrix:
-    """(items, items) sparse, symmetric counts of two items at most a window apart in a history."""
-    users = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
+    """(items, items) sparse, symmetric counts of two items at most a window apart in a row."""
+    rows = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
     items = items.astype(np.int32)
     counts = sp.csr_matrix((num_items, num_items), dtype=np.float32)
     for step in range(1, min(_WINDOW, len(items) - 1) + 1):
         before, after = items[:-step], items[step:]
-        pair = (users[:-step] == users[step:]) & (before != after)
+        pair = (rows[:-step] == rows[step:]) & (before != after)
         low, high = np.minimum(before, after)[pair], np.maximum(before, after)[pair]
         weights = np.ones(low.size, dtype=np.float32)
         counts = counts + sp.csr_matrix((weights, (low, high)), shape=counts.shape)

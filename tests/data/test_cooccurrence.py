@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from p5_t5.data.item_vectors import Vectors, item_vectors
+from p5_t5.data.cooccurrence import Vectors, cooccurrence_vectors
 
 
 def vectors_of(histories: list[list[int]], num_items: int, dimensions: int = 16) -> Vectors:
     offsets = np.cumsum([0, *map(len, histories)]).astype(np.int64)
     items = np.array([item for row in histories for item in row], dtype=np.int64)
     rng = np.random.default_rng(0)
-    return item_vectors(offsets, items, num_items, dimensions, rng)
+    return cooccurrence_vectors(offsets, items, num_items, dimensions, rng)
 
 
 def test_items_of_the_same_histories_point_the_same_way() -> None:
