@@ -65,6 +65,8 @@ def test_ids_and_answers_are_those_of_p5() -> None:
         *(("sequential", f"continue-{n}") for n in range(1, 9)),
         *(("rating", f"rated-{n}") for n in range(1, 6)),
         *(("rating", f"compared-{n}") for n in range(1, 5)),
+        *(("rating", f"habit-{n}") for n in range(1, 5)),
+        *(("review", f"headed-{n}") for n in range(1, 4)),
         *(("direct", f"pick-{n}") for n in range(1, 4)),
         *(("denoising", f"mend-{n}") for n in range(1, 6)),
     }
@@ -79,7 +81,7 @@ def test_reported_are_p5s_pairs_one_like_the_continuing_ones_and_whatever_is_onl
     assert reported == PAIRS | {"1-4"} | {id_ for family, id_ in P5 if family == "zero-shot"}
     # The others are there for variety: what many wordings say is not learnt by its wording.
     various = {f"continue-{n}" for n in range(5, 9)}
-    various |= {"rated-2", "rated-3", "rated-5", "compared-2"}
+    various |= {"rated-2", "rated-3", "rated-5", "compared-2", "habit-2", "habit-4", "headed-2"}
     assert {id_ for _, id_ in OWN if not OWN[_, id_].reported} - various == {
         "mend-2",
         "mend-3",

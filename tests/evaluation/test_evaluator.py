@@ -152,7 +152,7 @@ def test_validation_picks_by_the_mean_over_the_seen_templates(
     validation = Validation(evaluator, corpus, at_most=8, keep_seen=True, metric="rating/rmse")
     found = validation.run()
     assert set(found) == {"sequential", "rating", "review", "direct"}
-    lists = {"rated-1", "compared-1", "compared-4"}
+    lists = {"rated-1", "compared-1", "compared-4", "habit-1"}
     assert set(found["rating"]) == {"1-4", "1-6"} | lists  # reported, and not held out
     assert set(found["direct"]) == {"5-1", "5-4", "5-5", "pick-1", "pick-2"}
     rows = [row["rmse"] for row in found["rating"].values() if "rmse" in row]
@@ -178,7 +178,7 @@ def test_templates_are_ordered_within_each_kind_of_answer(corpus: Corpus) -> Non
     order = best_templates(report, tasks, corpus.templates)
     assert order["sequential"][:2] == ["continue-1", "2-1"]
     assert order["rating"][:2] == ["1-5", "1-2"]
-    assert order["rating"][-3:] == ["1-4", "rated-5", "compared-4"]
+    assert order["rating"][-4:] == ["1-4", "rated-5", "compared-4", "habit-4"]
     assert "1-10" not in order["rating"]
     seen = [t.id for t in corpus.of(TASKS["rating"]) if not t.heldout]
     assert sorted(order["rating"]) == sorted(seen)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration, T5Tokenizer
 
-from p5_t5.data.splits import Split
 from p5_t5.modeling.assembly import make_model, make_tokenizer
 from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration
 from p5_t5.modeling.tokenizer import WordTokenizer
@@ -25,7 +24,7 @@ def corpus_of(toy: Path, *tasks: str, scheme: str = "atomic") -> Corpus:
 
 
 def assembled(
-    corpus: Corpus, checkpoint: str | None = None, told: Split | None = None
+    corpus: Corpus, checkpoint: str | None = None, told: Corpus | None = None
 ) -> tuple[PreTrainedTokenizerBase, P5ForConditionalGeneration]:
     tokenizer = make_tokenizer(corpus, checkpoint, 300, seed=0)
     config = P5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **SHAPE)
@@ -94,15 +93,16 @@ def test_new_item_tokens_start_near_their_neighbours(
         tokenizer.save_pretrained(tmp_path)
         checkpoint = str(tmp_path)
     starts = []
-    for told in (None, corpus.split):
+    for told in (None, corpus):
         torch.manual_seed(0)
         tokenizer, model = assembled(corpus, checkpoint, told)
         starts.append(model.shared.weight.detach())
     drawn, placed = starts
     rows = tokenizer.convert_tokens_to_ids(list(corpus.catalogue.codes.new_tokens))
-    others = torch.ones(len(drawn), dtype=torch.bool)
-    others[rows] = False
-    assert torch.equal(placed[others], drawn[others])
+    if from_t5:
+        others = torch.ones(len(drawn), dtype=torch.bool)
+        others[rows] = False
+        assert torch.equal(placed[others], drawn[others])
     # As long as before, and the more alike the more often they follow each other.
     assert placed[rows].norm(dim=1).mean() == pytest.approx(
         float(drawn[rows].norm(dim=1).mean()), rel=0.15
@@ -118,10 +118,28 @@ def test_new_item_tokens_start_near_their_neighbours(
         assert beside > (own @ own.T).mean() + 0.1
 
 
+def test_pieces_of_words_start_near_their_neighbours_but_numbers_stay_apart(toy: Path) -> None:
+    corpus = corpus_of(toy, "sequential", "rating")
+    starts = []
+    for told in (None, corpus):
+        torch.manual_seed(0)
+        tokenizer, model = assembled(corpus, None, told)
+        starts.append(model.shared.weight.detach())
+    drawn, placed = starts
+    numbers = tokenizer.convert_tokens_to_ids([*"12345", "▁4", "▁5", "</s>", "<extra_id_0>"])
+    assert torch.equal(placed[numbers], drawn[numbers])
+    words = tokenizer.convert_tokens_to_ids(["▁stars", "▁give", "▁visitor", "▁average"])
+    assert tokenizer.unk_token_id not in words
+    own = torch.nn.functional.normalize(placed[words])
+    assert own.norm(dim=1) == pytest.approx(1)
+    # "How many stars will … give": beside each other in the prompts.
+    assert own[0] @ own[1] > 0.2 + drawn[words[0]] @ drawn[words[1]]
+
+
 def test_the_item_tokens_of_a_p5_stay_where_they_are(toy: Path, tmp_path: Path) -> None:
     corpus = corpus_of(toy, "sequential")
     tokenizer, model = assembled(corpus)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    _, further = assembled(corpus, str(tmp_path), corpus.split)
+    _, further = assembled(corpus, str(tmp_path), corpus)
     assert torch.equal(further.shared.weight, model.shared.weight)

@@ -26,7 +26,7 @@ def test_the_toy_teaches_all_tasks(toy: Path) -> None:
         ("explanation", 0.5),
     ]
     assert corpus.ratings == [1.0, 2.0, 3.0, 4.0, 5.0]
-    assert corpus.heldout()["rating"] == {"1-10", "rated-4", "compared-3"}
+    assert corpus.heldout()["rating"] == {"1-10", "rated-4", "compared-3", "habit-3"}
     for prompt in corpus.examples().values():
         assert prompt.source and prompt.target
     assert not corpus.split.derived_explanations

@@ -268,11 +268,12 @@ def test_a_template_that_names_the_user_is_not_rendered_for_a_new_one() -> None:
 
 
 def test_a_question_about_an_item_needs_one() -> None:
-    rating = SHIPPED["rating", "1-7"]
-    assert not prompter(usual_stars=USUAL).can_ask(rating, NEW_USER, Asked())
-    assert prompter(usual_stars=USUAL).can_ask(rating, NEW_USER, Asked(item=0))
-    with pytest.raises(ValueError, match=r"template '1-7' needs a value for \{item\}"):
-        prompter(usual_stars=USUAL).render(rating, NEW_USER, Asked())
+    rating = SHIPPED["rating", "1-2"]
+    user = replace(NEW_USER, number=3)
+    assert not prompter(usual_stars=USUAL).can_ask(rating, user, Asked())
+    assert prompter(usual_stars=USUAL).can_ask(rating, user, Asked(item=0))
+    with pytest.raises(ValueError, match=r"template '1-2' needs a value for \{item\}"):
+        prompter(usual_stars=USUAL).render(rating, user, Asked())
 
 
 def test_training_needs_the_answer() -> None:
@@ -359,7 +360,7 @@ def test_the_slots_that_data_can_fill() -> None:
     assert empty.available(bare.histories, bare.texts) == always
     compared = prompter(usual_stars=USUAL).available(everything.histories, everything.texts)
     assert compared - made.available(everything.histories, everything.texts) == {
-        "usual_stars", "compared", "compared_history",
+        "usual_stars", "compared", "compared_history", "expected_stars",
     }  # fmt: skip
     assert "compared" not in prompter(usual_stars=USUAL).available(bare.histories, bare.texts)
 
@@ -447,6 +448,11 @@ def test_compared_lists_tell_what_others_gave_before_the_users_own_stars() -> No
     assert learnt.target == "<item_1> 4.2 5 <item_2> 2.0 <item_9> 2.3 3.5"
     question = made.render(COMPARED, user, asked)
     assert (question.source, question.given) == ("<item_1> 3.1 5", "<item_2> 3.2 <item_9> 3.9 ")
+    expected = template("{expected_stars}", "{rating}")
+    # The one known star is .76 above what others are told to give there, and five say nothing.
+    assert made.render(expected, user, asked, draw=0).source == "2.4"  # 2.26 + .76 / 6
+    assert made.render(expected, user, asked).source == "4.2"  # 3.9 + 1.9 / 6
+    assert made.render(expected, state([]), asked).source == "3.9"
     plain_question = template("{item} {usual_stars}", "{rating}")
     assert made.render(plain_question, user, asked, draw=0).source == "<item_9> 2.3"
     assert made.render(plain_question, user, asked).source == "<item_9> 3.9"
