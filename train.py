@@ -44,7 +44,7 @@ from p5_t5.modeling.parameter_groups import parameter_groups
 from p5_t5.modeling.side_by_side import Batch, SideBySide
 from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.modeling.training import keep_freed_memory
-from p5_t5.modeling.weights import example_weights
+from p5_t5.modeling.weights import token_weights
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
 from p5_t5.prompting.mixture import Mixture
 from p5_t5.prompting.prompter import PromptSettings
@@ -345,9 +345,9 @@ class Loop:
             group["lr"] = rate * group["rate_scale"]
         moved = [{n: t.to(self.accelerator.device) for n, t in b.items()} for b in batches]
         tasks = [batch.pop("task") for batch in moved]
-        tokens = [(batch["labels"] >= 0).sum(dim=1) for batch in moved]
-        given = [batch.pop("weight") for batch in moved]
-        found = self._backward(moved, example_weights(tasks, tokens, given, self.shares))
+        given = [batch.pop("weights") for batch in moved]
+        tokens = [(weights > 0).sum(dim=1) for weights in given]
+        found = self._backward(moved, token_weights(tasks, given, self.shares))
         for task, own, sums in zip(tasks, tokens, found, strict=True):
             self.sums.index_add_(0, task, torch.stack([sums, own], dim=1))
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)

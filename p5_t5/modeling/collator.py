@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from p5_t5.modeling.tokenizer import WordTokenizer
 
@@ -26,16 +27,18 @@ class Collator:
         self._tokenizer, self._longest = tokenizer, longest
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Gives ``input_ids``, ``attention_mask``, ``labels`` (padding -100), ``task``, ``weight``.
+        """Gives ``input_ids``, ``attention_mask``, ``labels``, ``task`` and ``weights``.
 
-        The first three have the shape (batch, longest), the others (batch,). ``weight`` is 1 where
-        the examples have none.
+        ``task`` has the shape (batch,), the others (batch, longest). Labels are -100 at padding,
+        the weights of their tokens 0 there, and elsewhere 1 where the examples have none.
         """
         batch = self.encode([example["input_ids"] for example in examples])
         labels = [example["labels"] for example in examples]
         batch["labels"] = self._tokenizer.pad_batch(labels, IGNORED)
         batch["task"] = torch.tensor([example["task"] for example in examples])
-        batch["weight"] = torch.tensor([example.get("weight", 1.0) for example in examples])
+        weights = [example.get("weights", [1.0] * len(example["labels"])) for example in examples]
+        rows = [torch.tensor(row, dtype=torch.float32) for row in weights]
+        batch["weights"] = pad_sequence(rows, batch_first=True)
         return batch
 
     def encode(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:

@@ -177,7 +177,7 @@ class P5ForConditionalGeneration(_Initialised, T5ForConditionalGeneration):
     # Generation reads T5's signature to know what the model takes.
     @wraps(T5ForConditionalGeneration.forward)
     def forward(self, *args: Any, weights: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        """T5's own; with ``weights`` of the examples the loss of ``training.target_loss``."""
+        """T5's own; with ``weights`` of the labels the loss of ``training.target_loss``."""
         if weights is None:
             return super().forward(*args, **kwargs)
         return self._target_loss(weights, *args, **kwargs)

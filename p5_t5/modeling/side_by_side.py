@@ -40,7 +40,7 @@ class SideBySide:
 
         Args:
             batches: what the model reads of each.
-            weights: of each batch's examples, shape (examples,) each.
+            weights: of each batch's labels, shape (examples, longest target) each.
             step: the number of the step.
 
         Returns:

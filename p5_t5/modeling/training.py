@@ -51,18 +51,18 @@ def target_loss(
     labels: torch.Tensor,
     weights: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of the targets' tokens, summed with a weight for each example.
+    """Cross-entropy of the targets' tokens, summed with a weight for each.
 
     Args:
         model: any T5.
         embedded: what the encoder's first layer reads, shape (batch, length, d_model).
         attention_mask: 1 where a token counts, shape (batch, length).
         labels: the target's tokens, negative at padding, shape (batch, target length).
-        weights: of the examples, shape (batch,).
+        weights: of the labels, shape (batch, target length); what weighs nothing is read alone.
 
     Returns:
-        The weighted sum, a scalar with a gradient, and the plain sums of the examples, shape
-        (batch,), without one.
+        The weighted sum, a scalar with a gradient, and the plain sums over the labels of an example
+        that weigh something, shape (batch,), without one.
     """
     source, target = Ragged(attention_mask), Ragged(labels >= 0)
     states = _stack(model.encoder, embedded, source)
@@ -70,15 +70,14 @@ def target_loss(
     hidden = _stack(model.decoder, shifted, target, states, source)
     if model.config.scale_decoder_outputs:
         hidden = hidden * model.model_dim**-0.5
-    wanted = target.pack(labels[..., None]).flatten()
+    each = target.pack((weights * (labels >= 0))[..., None]).flatten()
+    learnt = each.nonzero().flatten()
+    wanted = target.pack(labels[..., None]).flatten()[learnt]
     example = torch.arange(len(labels), device=labels.device)
-    example = target.pack(example[:, None, None].expand(*labels.shape, 1)).flatten()
-    # Padding that was not left out weighs nothing.
-    counts = (wanted >= 0).to(hidden.dtype)
-    each = weights.to(hidden.dtype)[example] * counts
-    loss, losses = cross_entropy(hidden, model.lm_head.weight, wanted.clamp(min=0), each)
-    sums = losses.new_zeros(len(labels)).index_add_(0, example, losses * counts)
-    return loss, sums
+    example = target.pack(example[:, None, None].expand(*labels.shape, 1)).flatten()[learnt]
+    each = each[learnt].to(hidden.dtype)
+    loss, losses = cross_entropy(hidden[learnt], model.lm_head.weight, wanted, each)
+    return loss, losses.new_zeros(len(labels)).index_add_(0, example, losses)
 
 
 def _stack(

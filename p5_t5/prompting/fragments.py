@@ -9,15 +9,15 @@ side by side are exactly the tokens of the whole text.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from typing import Any
 
 import numpy as np
 
-from p5_t5.prompting.prompter import Value
-from p5_t5.prompting.templates import CODE_SLOTS
+from p5_t5.prompting.prompter import Rated, Value
+from p5_t5.prompting.templates import ANSWERED_SLOTS, CODE_SLOTS
 
 # Token ids of a text, without an end.
 Cut = Callable[[str], Sequence[Any]]
@@ -87,25 +87,61 @@ class Fragments:
             separator: what stands between two items of a history.
             noise: what happens to the template's own words; what fills its slots stays.
         """
+        ids: list[int] = []
+        for tokens, _ in self._runs(parts, values, separator, noise):
+            ids.extend(tokens)
+        return ids
+
+    def answers(self, parts: _Parts, values: Mapping[str, Value], separator: str) -> list[bool]:
+        """Which tokens of a filled given start were answers once, shape (tokens of ``encode``,)."""
+        marks: list[bool] = []
+        for tokens, answered in self._runs(parts, values, separator):
+            marks.extend(answered for _ in tokens)
+        return marks
+
+    def _runs(
+        self,
+        parts: _Parts,
+        values: Mapping[str, Value],
+        separator: str,
+        noise: Noise | None = None,
+    ) -> Iterator[tuple[Iterable[int], bool]]:
+        """The tokens of a filled template, run by run, and whether they were answers once."""
         fragments = self._templates.get(parts)
         if fragments is None:
             fragments = self._templates[parts] = self._fragments(parts)
-        ids: list[int] = []
         for fixed, word, slot in fragments:
             if slot:
-                rows = values[slot]
-                if isinstance(rows, str):  # codes among other words
-                    ids.extend(chain.from_iterable(map(self._text, rows.split())))
-                    continue
-                # Candidates stand side by side, as the prompter writes them.
-                skipped, items = self._separated(" " if slot == "candidates" else separator)
-                listed = chain.from_iterable(map(items.__getitem__, rows))
-                ids.extend(islice(listed, skipped, None))
+                value, answered = values[slot], slot in ANSWERED_SLOTS
+                if isinstance(value, str):  # codes among other words
+                    yield self._words_of(value), answered
+                elif isinstance(value, Rated):
+                    yield from self._rated(value, separator, answered)
+                else:
+                    # Candidates stand side by side, as the prompter writes them.
+                    skipped, items = self._separated(" " if slot == "candidates" else separator)
+                    listed = chain.from_iterable(map(items.__getitem__, value))
+                    yield islice(listed, skipped, None), answered
             elif word:
-                ids.extend(self._text("".join([f"{values[s]}" if s else text for text, s in word])))
+                yield (
+                    self._text("".join([f"{values[s]}" if s else text for text, s in word])),
+                    False,
+                )
             else:
-                ids.extend(chain.from_iterable(noise.over(fixed) if noise else fixed))
-        return ids
+                yield chain.from_iterable(noise.over(fixed) if noise else fixed), False
+
+    def _rated(
+        self, rows: Rated, separator: str, answered: bool
+    ) -> Iterator[tuple[Iterable[int], bool]]:
+        between = ""
+        for item, stars in zip(rows.items, rows.stars, strict=True):
+            yield self._words_of(between + item), False
+            if stars:
+                yield self._text(stars), answered
+            between = separator
+
+    def _words_of(self, text: str) -> Iterable[int]:
+        return chain.from_iterable(map(self._text, text.split()))
 
     def words(self, parts: _Parts) -> list[Sequence[int]]:
         """The tokens of a template's own words, one by one."""

@@ -61,8 +61,8 @@ class Epoch:
 class _Lengths:
     """Tokens of a template: without its lists and its review, and of an item and a word in these.
 
-    A target can have less between its items than a source. ``whole`` is the target with all that
-    is in it, in the mean.
+    A target can have less between its items than a source. ``learnt`` is how many tokens of the
+    whole target are learnt, in the mean.
     """
 
     source: float
@@ -70,7 +70,7 @@ class _Lengths:
     item: float
     answered: float
     word: float
-    whole: float
+    learnt: float
 
 
 class Mixture:
@@ -225,15 +225,22 @@ class Mixture:
         histories = task.split(self._split).taught
         return histories.state(user, position, task.skipped(position, draw)), asked
 
-    def _tokens(self, t: int, m: int, user: int, position: int, draw: int) -> tuple[list[Any], ...]:
-        """Source and target of one example as token ids."""
+    def _tokens(
+        self, t: int, m: int, user: int, position: int, draw: int
+    ) -> tuple[list[Any], list[Any], list[bool]]:
+        """Source and target of one example as token ids, and which of the target's are learnt.
+
+        What is given at prediction need not be learnt, unless it was an answer once.
+        """
         template = self._templates[t][m]
         state, asked = self._asked(t, m, user, position, draw)
         values = self._prompter.values(template, state, asked, draw)
         encode, separator = self._fragments.encode, template.separator
         source = encode(template.source_parts, values, separator, self._noise(draw))
-        target = encode(template.target_parts, values, separator)
-        return [*source, self._end], [*target, self._end]
+        target = [*encode(template.target_parts, values, separator), self._end]
+        learnt = self._fragments.answers(template.given_parts, values, separator)
+        learnt += [True] * (len(target) - len(learnt))
+        return [*source, self._end], target, learnt
 
     def _noise(self, draw: int) -> Noise | None:
         if not self._word_noise or not self._words:
@@ -245,15 +252,19 @@ class Mixture:
         """Renders and tokenises the rows that are read."""
         names = ("task", "template", "user", "position", "draw")
         sides = [self._tokens(*row) for row in zip(*(rows[n] for n in names), strict=True)]
+        # By tokens alone, as in T5, a list of fifty stars would leave nothing to a question about
+        # one; by examples alone, as in P5, a token of the list would hardly teach.
+        weights = [
+            self._lengths[key].learnt ** -0.5
+            for key in zip(rows["task"], rows["template"], strict=True)
+        ]
         return {
-            "input_ids": [source for source, _ in sides],
-            "labels": [target for _, target in sides],
+            "input_ids": [source for source, _, _ in sides],
+            "labels": [target for _, target, _ in sides],
             "task": list(rows["task"]),
-            # By tokens alone, as in T5, a list of fifty stars would leave nothing to a question
-            # about one; by examples alone, as in P5, a token of the list would hardly teach.
-            "weight": [
-                self._lengths[t, m].whole ** -0.5
-                for t, m in zip(rows["task"], rows["template"], strict=True)
+            "weights": [
+                [weight * mark for mark in learnt]
+                for weight, (_, _, learnt) in zip(weights, sides, strict=True)
             ],
         }
 
@@ -304,7 +315,7 @@ class Mixture:
             of_rows = self._split.histories.offsets[users] + positions
             given = self._split.histories.ratings[of_rows].tolist()
             usual = self._prompter.usual(drawn) if template.slots & COMPARED_SLOTS else None
-            some = {"history": self._prompter.rated(drawn, given, template.separator, usual)}
+            some = {"history": self._prompter.rated(drawn, given, usual)}
         separators = template.separator, " " if "spans" in template.slots else template.separator
         item, answered = (
             (len(self._fragments.encode((("", "history"),), some, separator)) + 1)
@@ -325,7 +336,7 @@ class Mixture:
             item=item,
             answered=answered,
             word=word,
-            whole=float(target.mean()),
+            learnt=float(np.mean([sum(learnt) for _, _, learnt in sides])),
         )
 
     def _estimate(self, plan: Mapping[str, Rows]) -> tuple[Rows, Rows]:

@@ -25,8 +25,22 @@ from p5_t5.prompting.templates import (
     PromptTemplate,
 )
 
-# What fills a slot: text, or rows of the catalogue where it is made of item codes.
-Value = str | list[int]
+
+@dataclass(frozen=True)
+class Rated:
+    """A list of items with stars.
+
+    Attributes:
+        items: the code of each, with what else is told of it.
+        stars: the stars that each was given, "" where there are none; as many.
+    """
+
+    items: Sequence[str]
+    stars: Sequence[str]
+
+
+# What fills a slot: text, or rows of the catalogue where it is made of item codes, or such a list.
+Value = str | list[int] | Rated
 # One whole number, or an array of them.
 Numbers = TypeVar("Numbers", np.int64, npt.NDArray[np.int64])
 _SPACE_OR_BRACKET = re.compile(r"[\s<>]+")
@@ -187,33 +201,31 @@ class Prompter:
         values = {slot: self._value(slot, template, state, asked, cut) for slot in slots}
         return {slot: value for slot, value in values.items() if value is not None}
 
-    def _text(self, slot: str, rows: list[int], separator: str) -> str:
+    def _text(self, slot: str, value: list[int] | Rated, separator: str) -> str:
+        if isinstance(value, Rated):
+            pairs = zip(value.items, value.stars, strict=True)
+            return separator.join([" ".join(pair).rstrip() for pair in pairs])
         # Nothing stands between candidates: a hundred commas would be as long as they are.
         between = " " if slot == "candidates" else separator
-        return between.join([self._codes[row] for row in rows])
+        return between.join([self._codes[row] for row in value])
 
     def rated(
         self,
         rows: Sequence[int],
         ratings: Sequence[float],
-        separator: str,
         usual: Sequence[str] | None = None,
-    ) -> str:
-        """Items with the stars that they were given, or alone where these are not known.
+    ) -> Rated:
+        """Items with the stars that they were given.
 
         Args:
             rows: of the catalogue.
             ratings: stars, NaN where there are none, as many.
-            separator: what stands between two items.
             usual: what stands between an item and its stars, as many.
         """
         before = [self._codes[row] for row in rows]
         if usual is not None:
             before = [f"{code} {value}" for code, value in zip(before, usual, strict=True)]
-        return separator.join(
-            text if math.isnan(rating) else f"{text} {stars(rating)}"
-            for text, rating in zip(before, ratings, strict=True)
-        )
+        return Rated(before, ["" if math.isnan(rating) else stars(rating) for rating in ratings])
 
     def usual(
         self, rows: Sequence[int], told: npt.NDArray[np.float32] | None = None
@@ -274,7 +286,7 @@ class Prompter:
                 usual = None
                 if slot in COMPARED_SLOTS:
                     usual = self.usual(rows, None if state.usual is None else state.usual[part])
-                return self.rated(rows, state.ratings[part].tolist(), template.separator, usual)
+                return self.rated(rows, state.ratings[part].tolist(), usual)
             return rows[::-1] if slot == "latest" else rows
         if slot == "candidates":
             return None if asked.candidates is None else asked.candidates.tolist()

@@ -183,14 +183,14 @@ def test_the_collator_pads_each_side_with_its_own_value() -> None:
     batch = collate(
         [
             {"input_ids": [5, 6, 1], "labels": [7, 1], "task": 0},
-            {"input_ids": [8, 1], "labels": [9, 9, 9, 1], "task": 2, "weight": 0.5},
+            {"input_ids": [8, 1], "labels": [9, 9, 9, 1], "task": 2, "weights": [0.5, 0, 0, 0.5]},
         ]
     )
     assert batch["input_ids"].tolist() == [[5, 6, 1], [8, 1, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch["labels"].tolist() == [[7, 1, -100, -100], [9, 9, 9, 1]]
     assert batch["task"].tolist() == [0, 2]
-    assert batch["weight"].tolist() == [1.0, 0.5]
+    assert batch["weights"].tolist() == [[1, 1, 0, 0], [0.5, 0, 0, 0.5]]
 
 
 def test_the_collator_cuts_long_sources_on_the_right_and_ends_them() -> None:

@@ -44,9 +44,9 @@ def by_transformers(
     logits = model(**batch).logits
     labels = batch["labels"]
     losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-    sums = losses.view_as(labels).sum(1)
-    (sums * weights).sum().backward()
-    return (sums * weights).sum(), sums, gradients(model)
+    loss = (losses.view_as(labels) * weights).sum()
+    loss.backward()
+    return loss, (losses.view_as(labels) * (weights > 0)).sum(1), gradients(model)
 
 
 def gradients(model: P5ForConditionalGeneration) -> Gradients:
@@ -76,7 +76,8 @@ def test_loss_and_gradients_are_those_of_transformers(
     options: dict[str, object], lengths: list[int], targets: list[int]
 ) -> None:
     model, batch = made_model(**options), made_batch(lengths, targets)
-    weights = torch.linspace(0.1, 1.3, len(lengths))
+    weights = torch.linspace(0.1, 1.3, len(lengths))[:, None].repeat(1, max(targets))
+    weights[:, 1:-1:3] = 0  # what stands there is only read
     loss, sums, expected = by_transformers(model, batch, weights)
     model.zero_grad()
     own_loss, own_sums = model(**batch, weights=weights)
@@ -86,13 +87,13 @@ def test_loss_and_gradients_are_those_of_transformers(
     assert not own_sums.requires_grad
     for name, gradient in gradients(model).items():
         apart = (gradient - expected[name]).abs().max() / expected[name].abs().max()
-        assert apart < 1e-5, name
+        assert apart < 3e-5, name  # of float32
 
 
 def test_dropout_is_drawn_in_every_layer() -> None:
     """With a rate, two passes differ, and on the mean of many the rate does no harm."""
     model, batch = made_model(), made_batch([12, 7], [5, 9])
-    weights = torch.ones(2)
+    weights = torch.ones(2, 9)
     plain, _ = model(**batch, weights=weights)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

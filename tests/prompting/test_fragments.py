@@ -139,3 +139,36 @@ def test_slots_may_stand_anywhere(source: str) -> None:
         values = world.prompter.values(template, state, asked, draw)
         own = world.fragments.encode(template.source_parts, values, template.separator)
         assert own == world.words.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def said_by(world: World, given: str, answer: str, separator: str = " ") -> list[str]:
+    """The words of a given start that are learnt all the same."""
+    template = PromptTemplate(
+        "rating", "made", "stars", "", given + answer, given, separator=separator
+    )
+    state = UserState(
+        number=None,
+        name=None,
+        profile={},
+        items=np.array([7, 8, 9], dtype=np.int32),
+        ratings=np.array([5.0, np.nan, 3.5], dtype=np.float32),
+    )
+    values = world.prompter.values(template, state, Asked(item=4, rating=2.0), draw=None)
+    ids = world.fragments.encode(template.given_parts, values, separator)
+    marks = world.fragments.answers(template.given_parts, values, separator)
+    assert len(ids) == len(marks)
+    learnt = [id_ for id_, mark in zip(ids, marks, strict=True) if mark]
+    return world.words.tokenizer.convert_ids_to_tokens(learnt)  # type: ignore[no-any-return]
+
+
+def test_what_is_given_is_learnt_only_where_it_was_an_answer() -> None:
+    tokenizer = train_tokenizer(["1 2 3 4 5 3.5 3.2 1.3 so it was"] * 9, 200)
+    world = World("atomic", tokenizer)
+    assert said_by(world, "{recent} ", "{item}") == ["<item_7>", "<item_8>", "<item_9>"]
+    of_lists = world.words.tokenizer.tokenize("5 3.5")
+    for separator in (" ", " , "):
+        assert said_by(world, "{rated} {item} ", "{rating}", separator) == of_lists
+        listed = "{compared} {item} {usual_stars} "
+        assert said_by(world, listed, "{rating}", separator) == of_lists
+    assert not said_by(world, "so it was {expected_stars} ", "{rating}")
+    assert not said_by(world, "", "{rating}")

@@ -148,7 +148,7 @@ def test_an_example_is_its_prompt_in_tokens(toy: tuple[Split, Prompter]) -> None
         state = split.histories.state(user, position)
         prompt = prompter.render(templates[0], state, asked, draw)
         found = epoch.examples[i]
-        assert found.pop("weight") > 0
+        assert all(weight > 0 for weight in found.pop("weights"))
         assert found == {
             "input_ids": [*prompt.source.split(), END],
             "labels": [*prompt.target.split(), END],
@@ -162,7 +162,9 @@ def test_a_token_weighs_by_the_root_of_what_its_template_says(toy: tuple[Split, 
         made_template("long", source="user_{user}", target="{history} {item}"),
     ]
     examples = mixture(toy, {"sequential": 1.0}, templates).epoch(0).examples[:2000]
-    lengths, weights = np.array([len(row) for row in examples["labels"]]), examples["weight"]
+    lengths = np.array([len(row) for row in examples["labels"]])
+    assert all(len(set(row)) == 1 for row in examples["weights"])  # nothing is given
+    weights = [row[0] for row in examples["weights"]]
     short = lengths[np.isclose(weights, 2**-0.5)]  # an item and the end
     assert (short == 2).all() and 800 < len(short) < 1200
     (other,) = set(weights) - {min(weights, key=lambda w: abs(w - 2**-0.5))}
