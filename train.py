@@ -345,8 +345,8 @@ class Loop:
             group["lr"] = rate * group["rate_scale"]
         moved = [{n: t.to(self.accelerator.device) for n, t in b.items()} for b in batches]
         tasks = [batch.pop("task") for batch in moved]
+        tokens = [(batch["labels"] >= 0).sum(dim=1) for batch in moved]
         given = [batch.pop("weights") for batch in moved]
-        tokens = [(weights > 0).sum(dim=1) for weights in given]
         found = self._backward(moved, token_weights(tasks, given, self.shares))
         for task, own, sums in zip(tasks, tokens, found, strict=True):
             self.sums.index_add_(0, task, torch.stack([sums, own], dim=1))

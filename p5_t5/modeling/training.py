@@ -58,11 +58,11 @@ def target_loss(
         embedded: what the encoder's first layer reads, shape (batch, length, d_model).
         attention_mask: 1 where a token counts, shape (batch, length).
         labels: the target's tokens, negative at padding, shape (batch, target length).
-        weights: of the labels, shape (batch, target length); what weighs nothing is read alone.
+        weights: of the labels, shape (batch, target length).
 
     Returns:
-        The weighted sum, a scalar with a gradient, and the plain sums over the labels of an example
-        that weigh something, shape (batch,), without one.
+        The weighted sum, a scalar with a gradient, and the plain sums of the examples, shape
+        (batch,), without one.
     """
     source, target = Ragged(attention_mask), Ragged(labels >= 0)
     states = _stack(model.encoder, embedded, source)
@@ -70,14 +70,14 @@ def target_loss(
     hidden = _stack(model.decoder, shifted, target, states, source)
     if model.config.scale_decoder_outputs:
         hidden = hidden * model.model_dim**-0.5
-    each = target.pack((weights * (labels >= 0))[..., None]).flatten()
-    learnt = each.nonzero().flatten()
-    wanted = target.pack(labels[..., None]).flatten()[learnt]
+    wanted, each = (target.pack(rows[..., None]).flatten() for rows in (labels, weights))
     example = torch.arange(len(labels), device=labels.device)
-    example = target.pack(example[:, None, None].expand(*labels.shape, 1)).flatten()[learnt]
-    each = each[learnt].to(hidden.dtype)
-    loss, losses = cross_entropy(hidden[learnt], model.lm_head.weight, wanted, each)
-    return loss, losses.new_zeros(len(labels)).index_add_(0, example, losses)
+    example = target.pack(example[:, None, None].expand(*labels.shape, 1)).flatten()
+    # Padding that was not left out weighs nothing.
+    counts = (wanted >= 0).to(hidden.dtype)
+    each = each.to(hidden.dtype) * counts
+    loss, losses = cross_entropy(hidden, model.lm_head.weight, wanted.clamp(min=0), each)
+    return loss, losses.new_zeros(len(labels)).index_add_(0, example, losses * counts)
 
 
 def _stack(

@@ -14,8 +14,8 @@ def token_weights(
 
     Args:
         tasks: of each batch the task of each example, (examples,).
-        given: of each batch what each token weighs within its task, (examples, longest target); 0
-            for what is not learnt.
+        given: of each batch what each token weighs within its task, (examples, longest target), 0
+            for padding.
         shares: of the tasks, (tasks,).
 
     Returns:

@@ -41,6 +41,9 @@ Rows = npt.NDArray[np.int64]
 # chance.
 _STEPS_A_POOL = 32
 _SAMPLES_A_TEMPLATE = 32
+# What is given at prediction and was never an answer need hardly be learnt: in a list of stars it
+# is the items, which would have most of its loss. Without it such lists are learnt by heart sooner.
+_GIVEN_WEIGHT = 0.2
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ class Epoch:
 class _Lengths:
     """Tokens of a template: without its lists and its review, and of an item and a word in these.
 
-    A target can have less between its items than a source. ``learnt`` is how many tokens of the
-    whole target are learnt, in the mean.
+    A target can have less between its items than a source. ``answers`` is how many tokens of the
+    whole target are answers, in the mean.
     """
 
     source: float
@@ -70,7 +73,7 @@ class _Lengths:
     item: float
     answered: float
     word: float
-    learnt: float
+    answers: float
 
 
 class Mixture:
@@ -228,19 +231,16 @@ class Mixture:
     def _tokens(
         self, t: int, m: int, user: int, position: int, draw: int
     ) -> tuple[list[Any], list[Any], list[bool]]:
-        """Source and target of one example as token ids, and which of the target's are learnt.
-
-        What is given at prediction need not be learnt, unless it was an answer once.
-        """
+        """Source and target of one example as token ids, and which of the target's are answers."""
         template = self._templates[t][m]
         state, asked = self._asked(t, m, user, position, draw)
         values = self._prompter.values(template, state, asked, draw)
         encode, separator = self._fragments.encode, template.separator
         source = encode(template.source_parts, values, separator, self._noise(draw))
         target = [*encode(template.target_parts, values, separator), self._end]
-        learnt = self._fragments.answers(template.given_parts, values, separator)
-        learnt += [True] * (len(target) - len(learnt))
-        return [*source, self._end], target, learnt
+        answers = self._fragments.answers(template.given_parts, values, separator)
+        answers += [True] * (len(target) - len(answers))
+        return [*source, self._end], target, answers
 
     def _noise(self, draw: int) -> Noise | None:
         if not self._word_noise or not self._words:
@@ -255,7 +255,7 @@ class Mixture:
         # By tokens alone, as in T5, a list of fifty stars would leave nothing to a question about
         # one; by examples alone, as in P5, a token of the list would hardly teach.
         weights = [
-            self._lengths[key].learnt ** -0.5
+            self._lengths[key].answers ** -0.5
             for key in zip(rows["task"], rows["template"], strict=True)
         ]
         return {
@@ -263,8 +263,8 @@ class Mixture:
             "labels": [target for _, target, _ in sides],
             "task": list(rows["task"]),
             "weights": [
-                [weight * mark for mark in learnt]
-                for weight, (_, _, learnt) in zip(weights, sides, strict=True)
+                [weight if answer else weight * _GIVEN_WEIGHT for answer in answers]
+                for weight, (_, _, answers) in zip(weights, sides, strict=True)
             ],
         }
 
@@ -336,7 +336,7 @@ class Mixture:
             item=item,
             answered=answered,
             word=word,
-            learnt=float(np.mean([sum(learnt) for _, _, learnt in sides])),
+            answers=float(np.mean([sum(answers) for _, _, answers in sides])),
         )
 
     def _estimate(self, plan: Mapping[str, Rows]) -> tuple[Rows, Rows]:

@@ -98,8 +98,8 @@ RATED_SLOTS = COMPARED_SLOTS | {"rated_history", "rated"}
 CODE_SLOTS = RATED_SLOTS | {"item", "history", "latest", "recent", "candidates", "masked", "spans"}
 # Slots of the newest items, after a cut that is drawn anew each time while training.
 RECENT_SLOTS = frozenset({"recent", "rated", "compared"})
-# Slots whose tokens were answers once: they are learnt although they are given at prediction. Of
-# those with stars it is the stars alone.
+# Slots whose tokens were answers once, and are learnt as such although they are given at
+# prediction. Of those with stars it is the stars alone.
 ANSWERED_SLOTS = RECENT_SLOTS | {"spans"}
 # Slots of the older ones before that cut, or of all where nothing is cut.
 OLDER_SLOTS = frozenset({"history", "latest", "rated_history", "compared_history"})

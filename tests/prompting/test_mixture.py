@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,19 @@ def test_a_token_weighs_by_the_root_of_what_its_template_says(toy: tuple[Split, 
     assert (short == 2).all() and 800 < len(short) < 1200
     (other,) = set(weights) - {min(weights, key=lambda w: abs(w - 2**-0.5))}
     assert other == pytest.approx(lengths[np.isclose(weights, other)].mean() ** -0.5, rel=0.2)
+
+
+def test_what_is_only_given_weighs_a_fifth(toy: tuple[Split, Prompter]) -> None:
+    given = {"{history} ": 0.2, "{recent} ": 1.0}
+    templates = [
+        replace(made_template(start, target=start + "{item}"), given=start) for start in given
+    ]
+    epoch = mixture(toy, {"sequential": 1.0}, templates).epoch(0)
+    rows, examples = plan(epoch), epoch.examples[:200]
+    for m, weights in zip(rows["template"], examples["weights"], strict=False):
+        *before, answer, end = weights
+        assert answer == end
+        assert before == pytest.approx([answer * given[templates[m].given]] * len(before))
 
 
 @pytest.mark.parametrize(
