@@ -75,7 +75,10 @@ def test_the_last_line_holds_families_templates_and_baselines(
     assert stars["biased_mf"]["rmse"] < stars["global_mean"]["rmse"]
     assert stars["biased_mf"]["n"] == stars["global_mean"]["n"]
     assert {"frequent_text", "user_text", "item_text"} <= set(baselines["explanation"]["sentence"])
-    assert found["heldout"]["rating"] == ["1-10", "compared-3", "rated-4"] and "1-10" in printed
+    assert (
+        found["heldout"]["rating"] == ["1-10", "compared-3", "habit-3", "rated-4"]
+        and "1-10" in printed
+    )
     assert f"| ease                     | {ranked['ease']['hr@1']:.4f}" in printed
 
 

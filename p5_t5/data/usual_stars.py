@@ -1,4 +1,4 @@
-"""What others usually gave an item, as a prompt may say it."""
+"""What others usually gave an item, and what is expected of a user, as a prompt may say it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 from p5_t5.data.splits import Split
 
 # A mean of an item or a user counts as if it had so many more stars that say nothing.
-STARS_PRIOR = 5.0
+_PRIOR = 5.0
 # Users of one group are told nothing of each other while training.
 _GROUPS = 5
 
@@ -16,6 +16,21 @@ _GROUPS = 5
 def usual_text(value: float) -> str:
     """An item's usual stars as a prompt says them: "3.7", "4.0"."""
     return f"{value:.1f}"
+
+
+def expected_stars(
+    of_item: float, given: npt.NDArray[np.float32], usual: npt.NDArray[np.float32]
+) -> float:
+    """The baseline estimate of Koren (KDD 2008), with the user's part from what came before.
+
+    Args:
+        of_item: the usual stars of the item.
+        given: the user's stars so far, NaN where there are none, shape (history,).
+        usual: the usual stars of their items, shape (history,).
+    """
+    more = given - usual
+    known = more[~np.isnan(more)]
+    return of_item + float(known.sum()) / (len(known) + _PRIOR)
 
 
 def usual_stars(
@@ -49,8 +64,8 @@ def usual_stars(
         np.bincount(cell, weights=values, minlength=cells).reshape(_GROUPS, num_items)
         for values in (deviations, known)
     )
-    of_items = sums.sum(0) / (counts.sum(0) + STARS_PRIOR)
-    of_others = (sums.sum(0) - sums) / (counts.sum(0) - counts + STARS_PRIOR)
+    of_items = sums.sum(0) / (counts.sum(0) + _PRIOR)
+    of_others = (sums.sum(0) - sums) / (counts.sum(0) - counts + _PRIOR)
     of_rows = of_items[histories.items]
     of_rows[rows] = of_others[group, items]
     return (mean + of_rows).astype(np.float32), (mean + of_items).astype(np.float32)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.histories import Histories, UserState
-from p5_t5.data.usual_stars import STARS_PRIOR, usual_text
+from p5_t5.data.usual_stars import expected_stars, usual_text
 from p5_t5.prompting.span_corruption import corrupt
 from p5_t5.prompting.templates import (
     CODE_SLOTS,
@@ -237,19 +237,14 @@ class Prompter:
         return [usual_text(value) for value in told.tolist()]
 
     def _expected_stars(self, state: UserState, item: int, told: float | None) -> str | None:
-        """What others usually give an item, and how much more or less than others the user gives.
-
-        The baseline estimate of Koren (KDD 2008), with the user's part from what came before.
-        """
+        """What others usually give, and how much more or less than others the user gives."""
         if "usual_stars" not in self._columns:
             return None
-        usual = state.usual
-        if usual is None:
-            usual = np.array([*map(float, self.usual(state.items.tolist()))], dtype=np.float32)
-        more = state.ratings - usual
-        known = more[~np.isnan(more)]
+        before = state.usual
+        if before is None:
+            before = np.array([*map(float, self.usual(state.items.tolist()))], dtype=np.float32)
         of_item = float(self._columns["usual_stars"][item]) if told is None else told
-        return usual_text(of_item + float(known.sum()) / (len(known) + STARS_PRIOR))
+        return usual_text(expected_stars(of_item, state.ratings, before))
 
     def answer(self, slot: str, asked: Asked) -> str | None:
         """The right answer as text, ``None`` where it is not known.

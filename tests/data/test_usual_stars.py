@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from p5_t5.data.splits import Split, leave_one_out
 from p5_t5.data.tables import check_tables
-from p5_t5.data.usual_stars import usual_stars, usual_text
+from p5_t5.data.usual_stars import expected_stars, usual_stars, usual_text
 
 PRIOR = 5.0
 
@@ -92,3 +92,11 @@ def test_held_out_stars_are_told_nowhere() -> None:
 
 def test_as_text() -> None:
     assert [usual_text(value) for value in (3.0, 4.24, 4.26)] == ["3.0", "4.2", "4.3"]
+
+
+def test_expected_is_the_items_usual_and_the_users_habit() -> None:
+    none = np.zeros(0, dtype=np.float32)
+    assert expected_stars(3.5, none, none) == 3.5
+    given, usual = np.array([5, np.nan, 4], "f4"), np.array([4, 1, 4.4], "f4")
+    # One more than others, then .4 less, against five that say nothing.
+    assert expected_stars(3.5, given, usual) == pytest.approx(3.5 + (1 - 0.4) / 7)
