@@ -78,6 +78,18 @@ def test_pieces_of_sentinels_are_not_learnt(toy: Path) -> None:
     assert learnt == {f"<extra_id_{number}>" for number in range(100)}
 
 
+def drawn_and_placed(
+    corpus: Corpus, checkpoint: str | None = None
+) -> tuple[PreTrainedTokenizerBase, torch.Tensor, torch.Tensor]:
+    """The embeddings of one seed, at random and moved to where their tokens lie."""
+    starts = []
+    for told in (None, corpus):
+        torch.manual_seed(0)
+        tokenizer, model = assembled(corpus, checkpoint, told)
+        starts.append(model.shared.weight.detach())
+    return tokenizer, *starts
+
+
 @pytest.mark.parametrize("scheme", ["atomic", "collaborative"])
 @pytest.mark.parametrize("from_t5", [False, True])
 def test_new_item_tokens_start_near_their_neighbours(
@@ -92,12 +104,7 @@ def test_new_item_tokens_start_near_their_neighbours(
         )
         tokenizer.save_pretrained(tmp_path)
         checkpoint = str(tmp_path)
-    starts = []
-    for told in (None, corpus):
-        torch.manual_seed(0)
-        tokenizer, model = assembled(corpus, checkpoint, told)
-        starts.append(model.shared.weight.detach())
-    drawn, placed = starts
+    tokenizer, drawn, placed = drawn_and_placed(corpus, checkpoint)
     rows = tokenizer.convert_tokens_to_ids(list(corpus.catalogue.codes.new_tokens))
     if from_t5:
         others = torch.ones(len(drawn), dtype=torch.bool)
@@ -120,12 +127,7 @@ def test_new_item_tokens_start_near_their_neighbours(
 
 def test_pieces_of_words_start_near_their_neighbours_but_numbers_stay_apart(toy: Path) -> None:
     corpus = corpus_of(toy, "sequential", "rating")
-    starts = []
-    for told in (None, corpus):
-        torch.manual_seed(0)
-        tokenizer, model = assembled(corpus, None, told)
-        starts.append(model.shared.weight.detach())
-    drawn, placed = starts
+    tokenizer, drawn, placed = drawn_and_placed(corpus)
     numbers = tokenizer.convert_tokens_to_ids([*"12345", "▁4", "▁5", "</s>", "<extra_id_0>"])
     assert torch.equal(placed[numbers], drawn[numbers])
     words = tokenizer.convert_tokens_to_ids(["▁stars", "▁give", "▁visitor", "▁average"])
