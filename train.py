@@ -244,7 +244,7 @@ def judge(
         corpus=corpus,
         at_most=arguments.train.eval_examples,
         keep_seen=arguments.predict.keep_seen,
-        metric=arguments.train.metric_for_best_model,
+        metrics=arguments.train.metric_for_best_model or (),
     )
     # A metric that isn't there is better found now than after the first minutes; of a few examples
     # all could have the same answer, which some metrics are not defined for.

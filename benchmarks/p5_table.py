@@ -28,6 +28,7 @@ from quality import HOME, call, machine
 from p5_t5.artifact import Knowledge
 from p5_t5.data.sources import find_dataset
 from p5_t5.data.splits import Part, Split
+from p5_t5.data.tables import read_tables
 from p5_t5.evaluation.evaluator import CANDIDATES, among_candidates
 from p5_t5.evaluation.metrics import ranking_metrics, rating_metrics
 from p5_t5.model_card import metrics_tables
@@ -35,7 +36,16 @@ from p5_t5.prompting.candidates import Candidates
 from p5_t5.prompting.tasks import TASKS
 from p5_t5.prompting.templates import AnswerKind, PromptTemplate
 
-FAMILIES = ("sequential=5", "rating=3", "explanation=1", "review=1", "direct=3", "zero-shot")
+# README's presets: of data with reviews, and of all other.
+WITH_REVIEWS = (
+    *("--tasks", "sequential=3", "rating=4", "explanation=1", "review=4", "direct=2", "zero-shot"),
+    *("--vocab_size=6000", "--learning_rate=1e-3", "--early_stopping_patience=0"),
+    *("--metric_for_best_model", "rating/rmse", "review/rmse", "--eval_examples=1000"),
+)
+WITHOUT = (
+    *("--tasks", "sequential=6", "rating=3", "explanation=1", "direct=3"),
+    "--eval_examples=200",  # validating all families on more would take much of the time
+)
 RANKING = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
 SHOWN = (
     *RANKING,
@@ -62,11 +72,15 @@ def train(
         ValueError: the data set is not there, or training failed.
     """
     dataset = find_dataset(options.dataset, HOME / "data").resolve()
+    known = set(read_tables(dataset).interactions.columns)
+    preset = WITH_REVIEWS if {"review", "rating"} <= known else WITHOUT
     command = [sys.executable, "-m", "accelerate.commands.launch", "train.py"]
-    command += [f"--dataset={dataset}", f"--output_dir={output}", "--tasks", *FAMILIES]
-    # Validating all families on more would take much of the time.
-    command += ["--eval_examples=200"]
-    call([*command, f"--max_train_minutes={minutes}", *extra, *shlex.split(options.train_args)])
+    command += [f"--dataset={dataset}", f"--output_dir={output}"]
+    command += [f"--max_train_minutes={minutes}", *preset, *shlex.split(options.train_args)]
+    if "paper" in extra:
+        # Its epochs say how often a family is drawn.
+        command = [word.split("=")[0] if word.split("=")[0] in TASKS else word for word in command]
+    call([*command, *extra])
 
 
 class Peers:

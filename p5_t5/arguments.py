@@ -191,12 +191,12 @@ class TrainArguments:
     seed: int = field(default=42, metadata={"help": "seed of everything that is random"})
     evaluations: int = field(default=8, metadata={"help": "validations during the run"})
     eval_examples: int = field(default=500, metadata={"help": "validation examples a template"})
-    metric_for_best_model: str | None = field(
+    metric_for_best_model: list[str] | None = field(
         default=None,
         metadata={
-            "help": "TASK/METRIC on validation, mean over the reported seen templates "
-            "(TASK/KIND/METRIC for a task's further kinds of answers); that of the first task if "
-            "unset (sequential/ndcg@10)"
+            "help": "one or more TASK/METRIC on validation, mean over the reported seen templates "
+            "(TASK/KIND/METRIC for a task's further kinds of answers), of several the geometric "
+            "mean, errors by their inverse; that of the first task if unset (sequential/ndcg@10)"
         },
     )
     early_stopping_patience: int = field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import factorisation
@@ -12,6 +13,7 @@ import p5_table
 import pytest
 from factorisation import Stars
 
+from p5_t5.arguments import read_arguments
 from p5_t5.artifact import Knowledge
 
 
@@ -128,16 +130,21 @@ def test_runs_are_started_as_asked(
     options = p5_table.read_options(
         [
             *(f"--dataset={toy}", "--max_train_minutes=3", "--paper_minutes=4", "--peer_minutes=0"),
-            *(f"--output_dir={tmp_path / 'own'}", "--train_args=--seed 7 --tasks rating"),
+            *(f"--output_dir={tmp_path / 'own'}", "--train_args=--seed 7 --tasks rating=2"),
         ]
     )
     report = p5_table.run(options)
     own, paper = commands
     assert "--max_train_minutes=3.0" in own and "--protocol" not in own
-    assert own[-4:] == ["--seed", "7", "--tasks", "rating"]
-    assert "--max_train_minutes=4.0" in paper and paper.index("paper") == 1 + paper.index(
-        "--protocol"
-    )
+    assert own[-4:] == ["--seed", "7", "--tasks", "rating=2"]
+    assert "--max_train_minutes=4.0" in paper
+    for command in (own, paper):
+        # train.py must take what it is given: shares of tasks mean nothing to the paper's epochs.
+        monkeypatch.setattr(sys, "argv", command[command.index("train.py") :])
+        read = read_arguments()
+        assert (read.tasks, read.train.seed) == (["rating" if command is paper else "rating=2"], 7)
+        assert read.train.metric_for_best_model == ["rating/rmse", "review/rmse"]
+        assert read.protocol.sampling_counts == (command is paper)
     assert (tmp_path / "own-paper" / "metrics.json").exists()
     assert report["paper"]["rating"] == report["rating"]
     assert "ease" not in report["paper"]["baselines"]["sequential"]["next_item"]

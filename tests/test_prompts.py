@@ -63,10 +63,13 @@ def test_ids_and_answers_are_those_of_p5() -> None:
     assert {key: SHIPPED[key].answer for key in P5} == P5
     assert set(OWN) == {
         *(("sequential", f"continue-{n}") for n in range(1, 9)),
+        *(("sequential", f"next-{n}") for n in range(1, 5)),
+        *(("rating", f"expected-{n}") for n in range(1, 3)),
         *(("rating", f"rated-{n}") for n in range(1, 6)),
         *(("rating", f"compared-{n}") for n in range(1, 5)),
         *(("rating", f"habit-{n}") for n in range(1, 5)),
         *(("review", f"headed-{n}") for n in range(1, 4)),
+        *(("direct", f"choose-{n}") for n in range(1, 4)),
         *(("direct", f"pick-{n}") for n in range(1, 4)),
         *(("denoising", f"mend-{n}") for n in range(1, 6)),
     }
@@ -80,7 +83,8 @@ def test_reported_are_p5s_pairs_one_like_the_continuing_ones_and_whatever_is_onl
     reported = {id_ for key in P5 if SHIPPED[key].reported for id_ in [key[1]]}
     assert reported == PAIRS | {"1-4"} | {id_ for family, id_ in P5 if family == "zero-shot"}
     # The others are there for variety: what many wordings say is not learnt by its wording.
-    various = {f"continue-{n}" for n in range(5, 9)}
+    various = {f"continue-{n}" for n in range(5, 9)} | {f"next-{n}" for n in range(1, 5)}
+    various |= {"expected-1", "expected-2", "choose-1", "choose-2", "choose-3"}
     various |= {"rated-2", "rated-3", "rated-5", "compared-2", "habit-2", "habit-4", "headed-2"}
     assert {id_ for _, id_ in OWN if not OWN[_, id_].reported} - various == {
         "mend-2",
@@ -124,7 +128,7 @@ def test_users_and_lists_are_written_in_both_ways() -> None:
 
 def test_the_continuing_ones_keep_their_share_of_training() -> None:
     own = [t for t in SHIPPED.values() if t.family == "sequential" and not t.heldout]
-    literal = sum(t.weight for t in own if (t.family, t.id) in P5)
+    literal = sum(t.weight for t in own if not t.given)
     assert literal / sum(t.weight for t in own) == pytest.approx(3 / 17)
 
 

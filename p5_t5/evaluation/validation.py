@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p5_t5.evaluation.evaluator import (
@@ -15,6 +17,8 @@ from p5_t5.prompting.corpus import Corpus
 from p5_t5.prompting.templates import AnswerKind
 
 Found = dict[str, dict[str, Metrics]]
+# Metrics below it count as much.
+_LEAST = 1e-4
 
 
 @dataclass(frozen=True)
@@ -26,15 +30,15 @@ class Validation:
         corpus: its tasks and templates.
         at_most: judge on so many examples of each template.
         keep_seen: whether items that a user already has may be recommended.
-        metric: TASK/METRIC or TASK/KIND/METRIC, the mean of which over the templates picks the
-            best weights; that of the first task by default.
+        metrics: TASK/METRIC or TASK/KIND/METRIC each, the means of which over the templates pick
+            the best weights; that of the first task if there are none.
     """
 
     evaluator: Evaluator
     corpus: Corpus
     at_most: int
     keep_seen: bool
-    metric: str | None = None
+    metrics: Sequence[str] = ()
 
     def run(self, texts: bool = False) -> Found:
         """Metrics by task and template.
@@ -73,20 +77,29 @@ class Validation:
         }
 
     def value(self, found: Found) -> float:
-        """The value of the chosen metric, turned so that higher is better.
+        """The chosen metrics in one number, higher is better.
+
+        The mean of their logarithms, those of errors turned round: a hundredth more of any of them
+        counts alike, however large they are.
 
         Raises:
             ValueError: validation has no such metric.
         """
         means = self.means(found)
-        metric = self.metric
-        if metric is None:
+        metrics = self.metrics
+        if not metrics:
             name, answer, _ = self._kinds(found)[0]
-            metric = f"{name}/{answer.metric[0]}"
-        if metric not in means:
-            known = ", ".join(sorted(means))
-            raise ValueError(f"--metric_for_best_model {metric}: validation has {known}")
-        return -means[metric] if {"rmse", "mae"} & set(metric.split("/")) else means[metric]
+            metrics = [f"{name}/{answer.metric[0]}"]
+        for metric in metrics:
+            if metric not in means:
+                known = ", ".join(sorted(means))
+                raise ValueError(f"--metric_for_best_model {metric}: validation has {known}")
+        logs = []
+        for metric in metrics:
+            # A model that has learnt nothing yet may find no item at all.
+            log = math.log(max(means[metric], _LEAST))
+            logs.append(-log if {"rmse", "mae"} & set(metric.split("/")) else log)
+        return sum(logs) / len(logs)
 
     def line(self, found: Found) -> str:
         """The first metric of each kind of answer, mean and range over its templates, to read."""

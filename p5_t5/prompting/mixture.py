@@ -24,10 +24,13 @@ from p5_t5.prompting.sampling import (
     counts_by_source_row,
     draw_rows,
     draw_users,
+    draw_weighted,
+    list_weights,
 )
 from p5_t5.prompting.span_corruption import span_counts
 from p5_t5.prompting.tasks import Task
 from p5_t5.prompting.templates import (
+    ANSWERED_SLOTS,
     COMPARED_SLOTS,
     OLDER_SLOTS,
     RATED_SLOTS,
@@ -199,19 +202,23 @@ class Mixture:
     ) -> tuple[Rows, Rows]:
         """Users and positions for drawn templates: all rows before any comes again.
 
-        With P5's sampling counts it is all users of a task about histories.
+        Those that answer a whole list draw rows so that each is in as many lists. With P5's
+        sampling counts it is all users of a task about histories.
         """
         by_user = self._as_counted and self.tasks[t].user_examples is not None
-        needs = [template.needs for template in self._templates[t]]
+        alike = [(template.needs, _answers_list(template)) for template in self._templates[t]]
         drawn = np.empty((2, len(templates)), dtype=np.int64)
-        for need, (users, positions) in self._rows[t].items():
-            alike = [m for m, other in enumerate(needs) if other == need]
-            own = np.flatnonzero(np.isin(templates, alike))
-            chosen = (
-                draw_users(generator, users, len(own))
-                if by_user
-                else draw_rows(generator, len(users), len(own))
-            )
+        for key in dict.fromkeys(alike):
+            needs, listed = key
+            users, positions = self._rows[t][needs]
+            own = np.flatnonzero(np.isin(templates, [m for m, k in enumerate(alike) if k == key]))
+            if by_user:
+                chosen = draw_users(generator, users, len(own))
+            elif listed and not self._as_counted:
+                weights = list_weights(users, positions, self._prompter.settings.max_history)
+                chosen = draw_weighted(generator, weights, len(own))
+            else:
+                chosen = draw_rows(generator, len(users), len(own))
             drawn[:, own] = users[chosen], positions[chosen]
         return drawn[0], drawn[1]
 
@@ -303,10 +310,8 @@ class Mixture:
         """The tokens of a template, from a few rendered examples."""
         template = self._templates[t][m]
         generator = np.random.default_rng([self._seed, t, m])
-        users, positions = self._rows[t][template.needs]
-        rows = generator.integers(0, len(users), _SAMPLES_A_TEMPLATE)
+        users, positions = self._draw_rows(generator, t, np.full(_SAMPLES_A_TEMPLATE, m))
         draws = generator.integers(0, 2**31, _SAMPLES_A_TEMPLATE)
-        users, positions = users[rows], positions[rows]
         written, cut, words = self._written(t, m, users, positions, draws)
         items = len(self._prompter.catalogue)
         drawn: list[int] = generator.integers(0, items, _SAMPLES_A_TEMPLATE).tolist()
@@ -382,3 +387,8 @@ class Mixture:
             filled = [own[i % len(own)] for i in range(self._batches_per_step)]
             steps.append([batches[i] for i in filled])
         return steps
+
+
+def _answers_list(template: PromptTemplate) -> bool:
+    """Whether the template teaches more of a history than its row."""
+    return bool(template.slots & ANSWERED_SLOTS)

@@ -66,3 +66,39 @@ def draw_users(generator: np.random.Generator, users: Rows, count: int) -> Rows:
     _, first, sizes = np.unique(users, return_index=True, return_counts=True)
     chosen = draw_rows(generator, len(first), count)
     return first[chosen] + generator.integers(0, sizes[chosen])
+
+
+def list_weights(users: Rows, positions: Rows, longest: int) -> npt.NDArray[np.float64]:
+    """How often rows are drawn, against each other, for prompts that answer a whole list at once.
+
+    A list that ends at a user's newest row holds all rows before it. Were all rows drawn alike, a
+    user with twice the rows would be taught four times as much; so only the newest one is drawn,
+    or, where a list holds less than all of a user, all that fill a list, so often that every row
+    is told alike.
+
+    Args:
+        users: the user of each row, ascending.
+        positions: how many interactions the user has before each row.
+        longest: a list holds at most so many.
+
+    Returns:
+        Shape (rows,).
+    """
+    _, which, sizes = np.unique(users, return_inverse=True, return_counts=True)
+    newest = np.zeros(len(sizes), dtype=np.int64)
+    np.maximum.at(newest, which, positions)
+    full = positions >= np.minimum(newest, longest)[which]
+    lists = np.bincount(which, weights=full)
+    weights: npt.NDArray[np.float64] = full * (np.maximum(sizes / longest, 1) / lists)[which]
+    return weights
+
+
+def draw_weighted(
+    generator: np.random.Generator, weights: npt.NDArray[np.float64], count: int
+) -> Rows:
+    """``count`` rows in a drawn order, each as often as its share says, rounded up or down."""
+    ends = np.cumsum(weights)
+    points = (np.arange(count) + generator.random()) * (ends[-1] / max(count, 1))
+    # The last point can be rounded to the very end.
+    rows = np.minimum(np.searchsorted(ends, points, side="right"), len(weights) - 1)
+    return generator.permutation(rows)

@@ -149,22 +149,28 @@ def test_every_template_of_a_task_is_judged_on_the_same_rows(
 def test_validation_picks_by_the_mean_over_the_seen_templates(
     corpus: Corpus, evaluator: Evaluator
 ) -> None:
-    validation = Validation(evaluator, corpus, at_most=8, keep_seen=True, metric="rating/rmse")
+    validation = Validation(evaluator, corpus, at_most=64, keep_seen=True, metrics=["rating/rmse"])
     found = validation.run()
     assert set(found) == {"sequential", "rating", "review", "direct"}
     lists = {"rated-1", "compared-1", "compared-4", "habit-1"}
     assert set(found["rating"]) == {"1-4", "1-6"} | lists  # reported, and not held out
     assert set(found["direct"]) == {"5-1", "5-4", "5-5", "pick-1", "pick-2"}
     rows = [row["rmse"] for row in found["rating"].values() if "rmse" in row]
-    assert validation.value(found) == pytest.approx(-np.mean(rows))
+    assert validation.value(found) == pytest.approx(-np.log(np.mean(rows)))
     assert f"{min(rows):.4f} to {max(rows):.4f}" in validation.line(found)
-    first = replace(validation, metric=None)
+    first = replace(validation, metrics=())
     own = [row["ndcg@10"] for row in found["sequential"].values()]
     assert len(own) == 4
-    assert first.value(found) == pytest.approx(np.mean(own))
+    assert first.value(found) == pytest.approx(np.log(np.mean(own)))
+    nothing = {
+        "sequential": {id_: row | {"ndcg@10": 0.0} for id_, row in found["sequential"].items()}
+    }
+    assert -np.inf < first.value(nothing) < first.value(found)
+    both = replace(validation, metrics=["rating/rmse", "sequential/ndcg@10"])
+    assert both.value(found) == pytest.approx(np.log(np.mean(own) / np.mean(rows)) / 2)
     kinds = {"direct/ndcg@10/candidates", "direct/yes_no/accuracy", "review/rmse"}
     assert kinds <= set(validation.means(found))
-    wrong = Validation(evaluator, corpus, at_most=8, keep_seen=True, metric="rating/ndcg@10")
+    wrong = Validation(evaluator, corpus, at_most=8, keep_seen=True, metrics=["rating/ndcg@10"])
     with pytest.raises(ValueError, match="rating/rmse"):
         wrong.value(found)
 

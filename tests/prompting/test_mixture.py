@@ -205,13 +205,25 @@ def test_shares_are_kept(toy: tuple[Split, Prompter], shares: dict[str, float]) 
     assert abs(sum(counts.values()) - total) <= len(counts)
 
 
-def test_a_task_sees_all_its_rows_before_any_comes_again(toy: tuple[Split, Prompter]) -> None:
-    made = mixture(toy, {"rating": 1.0})
-    rows = plan(made.epoch(0))
+def test_a_question_is_asked_of_all_its_rows_before_any_comes_again(
+    toy: tuple[Split, Prompter],
+) -> None:
+    plain = [read_prompts()["rating", id_] for id_ in ("1-1", "1-2")]
+    rows = plan(mixture(toy, {"rating": 1.0}, plain).epoch(0))
     pairs = Counter(zip(rows["user"], rows["position"], strict=True))
     assert set(pairs.values()) == {1}
     users, positions = toy[0].positions("train")
     assert set(pairs) == set(zip(users.tolist(), positions.tolist(), strict=True))
+
+
+def test_a_list_holds_all_that_a_user_has_as_often_as_others(toy: tuple[Split, Prompter]) -> None:
+    whole = replace(made_template("whole", target="{recent} {item}"), given="{recent} ")
+    rows = plan(mixture(toy, {"sequential": 1.0}, [whole]).epoch(0))
+    users, positions = toy[0].positions("train")
+    newest = {int(u): int(positions[users == u].max()) for u in np.unique(users)}
+    assert max(newest.values()) < PromptSettings().max_history
+    assert all(newest[u] == p for u, p in zip(rows["user"], rows["position"], strict=True))
+    assert np.ptp(list(Counter(rows["user"]).values())) <= 1
 
 
 def test_held_out_templates_are_never_drawn(toy: tuple[Split, Prompter]) -> None:
