@@ -206,7 +206,10 @@ class Mixture:
         sampling counts it is all users of a task about histories.
         """
         by_user = self._as_counted and self.tasks[t].user_examples is not None
-        alike = [(template.needs, _answers_list(template)) for template in self._templates[t]]
+        alike = [
+            (template.needs, bool(template.slots & ANSWERED_SLOTS) and not self._as_counted)
+            for template in self._templates[t]
+        ]
         drawn = np.empty((2, len(templates)), dtype=np.int64)
         for key in dict.fromkeys(alike):
             needs, listed = key
@@ -214,7 +217,7 @@ class Mixture:
             own = np.flatnonzero(np.isin(templates, [m for m, k in enumerate(alike) if k == key]))
             if by_user:
                 chosen = draw_users(generator, users, len(own))
-            elif listed and not self._as_counted:
+            elif listed:
                 weights = list_weights(users, positions, self._prompter.settings.max_history)
                 chosen = draw_weighted(generator, weights, len(own))
             else:
@@ -387,8 +390,3 @@ class Mixture:
             filled = [own[i % len(own)] for i in range(self._batches_per_step)]
             steps.append([batches[i] for i in filled])
         return steps
-
-
-def _answers_list(template: PromptTemplate) -> bool:
-    """Whether the template teaches more of a history than its row."""
-    return bool(template.slots & ANSWERED_SLOTS)
