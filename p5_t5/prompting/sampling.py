@@ -71,10 +71,9 @@ def draw_users(generator: np.random.Generator, users: Rows, count: int) -> Rows:
 def list_weights(users: Rows, positions: Rows, longest: int) -> npt.NDArray[np.float64]:
     """How often rows are drawn, against each other, for prompts that answer a whole list at once.
 
-    A list that ends at a user's newest row holds all rows before it. Were all rows drawn alike, a
-    user with twice the rows would be taught four times as much; so only the newest one is drawn,
-    or, where a list holds less than all of a user, all that fill a list, so often that every row
-    is told alike.
+    A list ends at a user's newest row, or, where it holds less than all of a user, at any that
+    fills it: ended anywhere, it would seldom have the newest interactions among its answers, which
+    are nearest to what will be asked. It is drawn so often that every row is told alike.
 
     Args:
         users: the user of each row, ascending.
