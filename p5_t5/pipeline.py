@@ -348,7 +348,8 @@ class P5RecommendPipeline(Pipeline):
                 else []
                 for request in about
             ]
-            texts = self.predictor.explain(prompts, known)
+            length_penalty = reasons.length_penalty if reasons else 1.0
+            texts = self.predictor.explain(prompts, known, length_penalty)
             for (answer, _), text, own in zip(flat, texts, known, strict=True):
                 # What a model writes where no fact holds would not be so.
                 silent = reasons is not None and reasons.complete and not own

@@ -235,17 +235,25 @@ class Predictor:
                 texts[i] = text.strip()
         return texts
 
-    def explain(self, prompts: Sequence[Prompt], known: Sequence[Sequence[str]]) -> list[str]:
+    def explain(
+        self,
+        prompts: Sequence[Prompt],
+        known: Sequence[Sequence[str]],
+        length_penalty: float = 1.0,
+    ) -> list[str]:
         """For each prompt the most probable of its known texts; where it has none, one is written.
 
         Args:
             prompts: prompts whose answer is a text.
             known: for each prompt the texts to choose from.
+            length_penalty: of the choice, as ``pick`` has it.
         """
         texts = [""] * len(prompts)
         asked = [i for i, own in enumerate(known) if own]
         if asked:
-            picked = self.pick([prompts[i] for i in asked], [known[i] for i in asked])
+            picked = self.pick(
+                [prompts[i] for i in asked], [known[i] for i in asked], length_penalty
+            )
             for i, text in zip(asked, picked, strict=True):
                 texts[i] = text
         rest = [i for i, own in enumerate(known) if not own]
@@ -255,12 +263,18 @@ class Predictor:
         return texts
 
     @torch.no_grad()
-    def pick(self, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> list[str]:
-        """For each prompt the most probable of some texts, by the mean over its tokens.
+    def pick(
+        self,
+        prompts: Sequence[Prompt],
+        texts: Sequence[Sequence[str]],
+        length_penalty: float = 1.0,
+    ) -> list[str]:
+        """For each prompt the most probable of some texts.
 
         Args:
             prompts: prompts whose answer is a text.
             texts: for each prompt at least one text to choose from.
+            length_penalty: 1 compares by the mean over the tokens, more favours long texts.
         """
         self.model.eval()
         picked = [""] * len(prompts)
@@ -272,6 +286,7 @@ class Predictor:
                 **self._encode(batch),
                 texts=[[self.words.encode(text) for text in texts[i]] for i in index],
                 given=given if any(given) else None,
+                length_penalty=length_penalty,
             )
             for i, own in zip(index.tolist(), scores, strict=True):
                 picked[i] = texts[i][int(np.argmax(own))]

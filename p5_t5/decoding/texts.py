@@ -23,10 +23,9 @@ def text_scores(
     texts: Sequence[Sequence[Sequence[int]]],
     *,
     given: Sequence[Sequence[int]] | None = None,
+    length_penalty: float = 1.0,
 ) -> list[list[float]]:
-    """The mean log-probability of a token, over the whole vocabulary, in each of some answers.
-
-    The mean and not the sum, so that a long sentence can be the best one.
+    """The log-probability of each of some answers, over the whole vocabulary, by their lengths.
 
     Args:
         model: any T5, in evaluation mode.
@@ -35,6 +34,8 @@ def text_scores(
         texts: for each request the tokens of its possible answers, after what is given of them,
             each with its closing token.
         given: tokens that each answer starts with; they are not scored.
+        length_penalty: the sum over an answer's tokens is divided by their number to this power, as
+            in ``generate``: 0 is the sum, 1 the mean, more favours long answers.
 
     Returns:
         A score for each answer of each request.
@@ -62,7 +63,7 @@ def text_scores(
             torch.cat([start.expand(-1, tokens.shape[1], -1), sees], dim=2),
         )
         hidden = torch.cat([hidden, later], dim=1)
-    return _means(model, hidden, texts)
+    return _sums(model, hidden, texts, length_penalty)
 
 
 def _rows(values: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -71,12 +72,13 @@ def _rows(values: Sequence[Sequence[int]]) -> torch.Tensor:
     return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in values], dtype=torch.long)
 
 
-def _means(
+def _sums(
     model: T5ForConditionalGeneration,
     hidden: torch.Tensor,
     texts: Sequence[Sequence[Sequence[int]]],
+    length_penalty: float,
 ) -> list[list[float]]:
-    """The mean score of each text's tokens; ``hidden`` is of the start, then of the read tokens."""
+    """The score of each text's tokens; ``hidden`` is of the start, then of the read tokens."""
     request: list[int] = []
     state: list[int] = []
     wanted: list[int] = []
@@ -102,5 +104,5 @@ def _means(
     sums = scores.new_zeros(len(lengths)).index_add_(
         0, torch.tensor(owner, device=hidden.device), scores
     )
-    means = iter((sums.cpu() / torch.tensor(lengths)).tolist())
-    return [[next(means) for _ in own] for own in texts]
+    scores = iter((sums.cpu() / torch.tensor(lengths) ** length_penalty).tolist())
+    return [[next(scores) for _ in own] for own in texts]

@@ -304,12 +304,14 @@ class Evaluator:
         facts: Sequence[Asked],
     ) -> Metrics:
         known: list[list[str]] = [[] for _ in prompts]
+        length_penalty = 1.0
         if kind.slot == "explanation" and self.reasons is not None:
+            length_penalty = self.reasons.length_penalty
             known = [
                 self.reasons.about(state, fact)
                 for state, fact in zip(self._states(asked), facts, strict=True)
             ]
-        written = self.predictor.explain(prompts, known)
+        written = self.predictor.explain(prompts, known, length_penalty)
         rows = asked.rows.tolist()
         references = [self.split.texts[kind.slot][row] or "" for row in rows]
         metrics = text_metrics(written, references)

@@ -1,4 +1,4 @@
-"""What a ranking may name: lists of excluded items and masks, together."""
+"""What a ranking may name, lists of excluded items and masks together; the choice of a text."""
 
 from __future__ import annotations
 
@@ -57,3 +57,13 @@ def test_a_prompt_that_may_name_nothing_is_told_by_its_number(predictor: Predict
 def test_a_mask_of_another_shape_is_refused(predictor: Predictor, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="the mask of allowed items"):
         predictor.rank(PROMPTS, 5, allowed=torch.ones(shape, dtype=torch.bool))
+
+
+def test_a_penalty_of_length_chooses_longer_texts(predictor: Predictor) -> None:
+    texts = ["The tone is warm.", "The tone is warm and the neck is straight, as I had hoped."]
+    known = [texts, texts[::-1], []]
+    short, short_too, written = predictor.explain(PROMPTS, known, -10.0)
+    assert short == short_too == texts[0]
+    long, long_too, written_again = predictor.explain(PROMPTS, known, 10.0)
+    assert long == long_too == texts[1]
+    assert written == written_again

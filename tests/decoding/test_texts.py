@@ -33,10 +33,11 @@ def model() -> T5ForConditionalGeneration:
 
 
 @settings(deadline=None, max_examples=40)
-@given(requests)
+@given(requests, st.sampled_from([0.0, 1.0, 1.3]))
 def test_scores_are_those_of_one_text_alone(
     model: T5ForConditionalGeneration,
     asked: list[tuple[list[int], list[int], list[list[int]]]],
+    length_penalty: float,
 ) -> None:
     longest = max(len(source) for source, _, _ in asked)
     ids = torch.tensor([[*source, *[0] * (longest - len(source))] for source, _, _ in asked])
@@ -46,6 +47,7 @@ def test_scores_are_those_of_one_text_alone(
         (ids > 0).long(),
         [own for _, _, own in asked],
         given=[start for _, start, _ in asked],
+        length_penalty=length_penalty,
     )
     for (source, start, own), scores in zip(asked, found, strict=True):
         assert len(scores) == len(own)
@@ -54,7 +56,8 @@ def test_scores_are_those_of_one_text_alone(
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([source]), labels=labels).logits
             each = logits.log_softmax(-1)[0].gather(1, labels.T)[len(start) :]
-            assert score == pytest.approx(float(each.mean()), abs=1e-4)
+            expected = float(each.sum()) / len(each) ** length_penalty
+            assert score == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_text_of_no_token_is_refused(model: T5ForConditionalGeneration) -> None:
