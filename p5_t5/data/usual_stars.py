@@ -7,8 +7,9 @@ import numpy.typing as npt
 
 from p5_t5.data.splits import Split
 
-# A mean of an item or a user counts as if it had so many more stars that say nothing.
-_PRIOR = 5.0
+# A mean of an item or a user counts as if it had so many more stars that say nothing; the first
+# where nothing speaks for another.
+PRIORS = (5.0, 1.0, 2.0, 3.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0)
 # Users of one group are told nothing of each other while training.
 _GROUPS = 5
 
@@ -19,7 +20,10 @@ def usual_text(value: float) -> str:
 
 
 def expected_stars(
-    of_item: float, given: npt.NDArray[np.float32], usual: npt.NDArray[np.float32]
+    of_item: float,
+    given: npt.NDArray[np.float32],
+    usual: npt.NDArray[np.float32],
+    prior: float = PRIORS[0],
 ) -> float:
     """The baseline estimate of Koren (KDD 2008), with the user's part from what came before.
 
@@ -27,14 +31,15 @@ def expected_stars(
         of_item: the usual stars of the item.
         given: the user's stars so far, NaN where there are none, shape (history,).
         usual: the usual stars of their items, shape (history,).
+        prior: so many stars that are as usual are added to the user's.
     """
     more = given - usual
     known = more[~np.isnan(more)]
-    return of_item + float(known.sum()) / (len(known) + _PRIOR)
+    return of_item + float(known.sum()) / (len(known) + prior)
 
 
 def usual_stars(
-    split: Split, num_items: int, seed: int
+    split: Split, num_items: int, seed: int, prior: float = PRIORS[0]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """The mean of an item's training stars, drawn to the mean of all of them.
 
@@ -46,6 +51,7 @@ def usual_stars(
         split: the data; must have stars in training.
         num_items: items of the catalogue.
         seed: of the groups.
+        prior: so many mean stars are added to an item's.
 
     Returns:
         What may be told with each interaction while training, shape (interactions,), and what is
@@ -64,8 +70,49 @@ def usual_stars(
         np.bincount(cell, weights=values, minlength=cells).reshape(_GROUPS, num_items)
         for values in (deviations, known)
     )
-    of_items = sums.sum(0) / (counts.sum(0) + _PRIOR)
-    of_others = (sums.sum(0) - sums) / (counts.sum(0) - counts + _PRIOR)
+    of_items = sums.sum(0) / (counts.sum(0) + prior)
+    of_others = (sums.sum(0) - sums) / (counts.sum(0) - counts + prior)
     of_rows = of_items[histories.items]
     of_rows[rows] = of_others[group, items]
     return (mean + of_rows).astype(np.float32), (mean + of_items).astype(np.float32)
+
+
+def choose_priors(split: Split, num_items: int, seed: int) -> tuple[float, float]:
+    """The priors of items and of users that foretell the stars of training best.
+
+    What is told while training comes from other users and from earlier stars, so it is judged on
+    stars that it doesn't know. Without the right priors the training stars, which less is known
+    before than at test, teach a model to trust what it is told too little or too much.
+
+    Args:
+        split: the data; must have stars in training.
+        num_items: items of the catalogue.
+        seed: of the groups, as ``usual_stars`` has it.
+
+    Returns:
+        What ``usual_stars`` and what ``expected_stars`` are given.
+    """
+    own, offsets = split.of_rows, split.histories.offsets
+    users, _ = own.positions("train")
+    rows, ratings = own.rows("train"), own.taught.ratings
+    known = ~np.isnan(ratings[rows])
+    users, rows = users[known], rows[known]
+    stars = ratings[rows].astype(np.float64)
+
+    def error(expected: npt.NDArray[np.float64]) -> float:
+        return float(np.square(expected - stars).mean())
+
+    told = {prior: usual_stars(split, num_items, seed, prior)[0] for prior in PRIORS}
+    of_items = min(PRIORS, key=lambda prior: error(told[prior][rows]))
+    more = ratings.astype(np.float64) - told[of_items]
+    # How much more than usual the user gave before each row, and how often anything.
+    sums, counts = (
+        np.concatenate([[0.0], np.cumsum(values)])
+        for values in (np.nan_to_num(more), ~np.isnan(more))
+    )
+    before = sums[rows] - sums[offsets[users]], counts[rows] - counts[offsets[users]]
+    of_users = min(
+        PRIORS,
+        key=lambda prior: error(told[of_items][rows] + before[0] / (before[1] + prior)),
+    )
+    return of_items, of_users

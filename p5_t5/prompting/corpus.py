@@ -15,7 +15,7 @@ from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.item_ids import assign_item_ids
 from p5_t5.data.splits import Split, leave_one_out
 from p5_t5.data.tables import Tables, read_tables
-from p5_t5.data.usual_stars import usual_stars, usual_text
+from p5_t5.data.usual_stars import choose_priors, usual_stars, usual_text
 from p5_t5.prompting.candidates import Candidates
 from p5_t5.prompting.explanations import derive_explanations
 from p5_t5.prompting.prompter import Prompt, Prompter, PromptSettings
@@ -189,7 +189,7 @@ def read_corpus(
             f"the checkpoint writes items as {known.codes.scheme}, not as {item_ids}: go on with "
             f"--item_ids {known.codes.scheme}"
         )
-    split, items = _with_usual_stars(split, tables, seed)
+    split, items, settings = _with_usual_stars(split, tables, settings, seed)
     catalogue = Catalogue(items, codes)
     prompter = Prompter(catalogue, settings)
     notes = [*tables.notes, *_size(split, catalogue)]
@@ -243,20 +243,24 @@ def read_corpus(
     )
 
 
-def _with_usual_stars(split: Split, tables: Tables, seed: int) -> tuple[Split, pl.DataFrame]:
+def _with_usual_stars(
+    split: Split, tables: Tables, settings: PromptSettings, seed: int
+) -> tuple[Split, pl.DataFrame, PromptSettings]:
     """Adds what others usually gave each item, where there are stars to learn it from."""
     own, items = split.of_rows, tables.items
     if np.isnan(own.taught.ratings[own.rows("train")]).all():
-        return split, items
+        return split, items, settings
     if "usual_stars" in items.columns:
         raise ValueError(
             f"{tables.name}: the items table has a column 'usual_stars', which is made here from "
             "the stars of training: give it another name"
         )
-    of_rows, of_items = usual_stars(split, len(items), seed)
+    of_items_prior, of_users_prior = choose_priors(split, len(items), seed)
+    of_rows, of_items = usual_stars(split, len(items), seed, of_items_prior)
     split = replace(split, histories=replace(split.histories, usual=of_rows))
     texts = [usual_text(value) for value in of_items.tolist()]
-    return split, items.with_columns(usual_stars=pl.Series(texts))
+    items = items.with_columns(usual_stars=pl.Series(texts))
+    return split, items, replace(settings, habit_prior=of_users_prior)
 
 
 def _explain(split: Split, catalogue: Catalogue, like_threshold: float) -> tuple[Split, list[str]]:

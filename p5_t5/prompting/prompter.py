@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.histories import Histories, UserState
-from p5_t5.data.usual_stars import expected_stars, usual_text
+from p5_t5.data.usual_stars import PRIORS, expected_stars, usual_text
 from p5_t5.prompting.span_corruption import corrupt
 from p5_t5.prompting.templates import (
     CODE_SLOTS,
@@ -61,6 +61,7 @@ class PromptSettings:
         like_threshold: from so many stars on an item counts as liked.
         candidates: how many items a choice is among, the right one included.
         review_words: of a review so many words are written.
+        habit_prior: so many stars that are as usual are added to a user's in ``{expected_stars}``.
     """
 
     max_history: int = 50
@@ -70,6 +71,7 @@ class PromptSettings:
     like_threshold: float = 4.0
     candidates: int = 100
     review_words: int = 100
+    habit_prior: float = PRIORS[0]
 
     def cut(self, kept: Numbers, draw: Numbers) -> Numbers:
         """How many of the written items stand after the cut while training.
@@ -244,7 +246,8 @@ class Prompter:
         if before is None:
             before = np.array([*map(float, self.usual(state.items.tolist()))], dtype=np.float32)
         of_item = float(self._columns["usual_stars"][item]) if told is None else told
-        return usual_text(expected_stars(of_item, state.ratings, before))
+        prior = self.settings.habit_prior
+        return usual_text(expected_stars(of_item, state.ratings, before, prior))
 
     def answer(self, slot: str, asked: Asked) -> str | None:
         """The right answer as text, ``None`` where it is not known.

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from p5_t5.data.splits import Split, leave_one_out
 from p5_t5.data.tables import check_tables
-from p5_t5.data.usual_stars import expected_stars, usual_stars, usual_text
+from p5_t5.data.usual_stars import (
+    PRIORS,
+    choose_priors,
+    expected_stars,
+    usual_stars,
+    usual_text,
+)
 
 PRIOR = 5.0
 
@@ -100,3 +106,59 @@ def test_expected_is_the_items_usual_and_the_users_habit() -> None:
     given, usual = np.array([5, np.nan, 4], "f4"), np.array([4, 1, 4.4], "f4")
     # One more than others, then .4 less, against five that say nothing.
     assert expected_stars(3.5, given, usual) == pytest.approx(3.5 + (1 - 0.4) / 7)
+
+
+def drawn_world(spread: float, seed: int) -> tuple[Split, int]:
+    """Many users and items, whose own levels lie about so far apart as said."""
+    generator = np.random.default_rng(seed)
+    of_item = generator.normal(0, spread, 40)
+    users: Rows = []
+    for _ in range(120):
+        own, items = generator.normal(0, spread), generator.permutation(40)[:12]
+        values = 3 + own + of_item[items] + generator.normal(0, 0.8, 12)
+        users.append(
+            [(int(i), float(v)) for i, v in zip(items, values.round().clip(1, 5), strict=True)]
+        )
+    return split_of(users)
+
+
+def test_the_less_items_and_users_differ_the_less_they_are_believed() -> None:
+    alike, different = (choose_priors(*drawn_world(spread, 0), seed=0) for spread in (0.1, 0.8))
+    assert alike[0] > different[0] and alike[1] > different[1]
+
+
+def test_the_chosen_priors_foretell_training_best() -> None:
+    """Each prior against every other, one interaction at a time."""
+    split, num_items = drawn_world(0.4, 1)
+    users, positions = split.positions("train")
+    rows = split.rows("train").tolist()  # type: ignore[union-attr]
+    histories = split.taught
+
+    def error(of_items: float, of_users: float) -> float:
+        told, _ = usual_stars(split, num_items, 0, of_items)
+        errors = []
+        for user, position, row in zip(users.tolist(), positions.tolist(), rows, strict=True):
+            before = slice(row - position, row)
+            given = histories.ratings[before]
+            value = expected_stars(float(told[row]), given, told[before], of_users)
+            errors.append(value - float(histories.ratings[row]))
+            assert user == np.searchsorted(histories.offsets, row, side="right") - 1
+        return float(np.mean(np.square(errors)))
+
+    of_items, of_users = choose_priors(split, num_items, seed=0)
+    # An endless prior of users leaves the items alone.
+    assert of_items == min(PRIORS, key=lambda prior: error(prior, np.inf))
+    assert of_users == min(PRIORS, key=lambda prior: error(of_items, prior))
+
+
+def test_held_out_stars_choose_no_prior() -> None:
+    def chosen(star: float) -> tuple[float, float]:
+        rows = [[(i, 1.0 + (i * u) % 5) for i in range(6)] for u in range(1, 9)]
+        return choose_priors(*split_of([[*row, (6, star), (7, star)] for row in rows]), seed=0)
+
+    assert chosen(1.0) == chosen(5.0)
+
+
+def test_where_nothing_speaks_for_a_prior_it_is_the_first() -> None:
+    users: Rows = [[(0, 4), (1, 4), (2, 4), (3, 4)], [(2, 4), (1, 4), (0, 4), (3, 4)]]
+    assert choose_priors(*split_of(users), seed=0) == (PRIORS[0], PRIORS[0])

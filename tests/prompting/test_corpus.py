@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from p5_t5.data.tables import write_tables
+from p5_t5.data.usual_stars import choose_priors, usual_stars, usual_text
 from p5_t5.prompting.corpus import read_corpus, read_tasks
 from p5_t5.prompting.prompter import PromptSettings
 
@@ -90,6 +92,11 @@ def test_usual_stars_are_known_wherever_training_has_stars(toy: Path, tmp_path: 
     assert corpus.split.histories.usual is not None
     said = corpus.catalogue.columns["usual_stars"]
     assert all(1.0 <= float(value) <= 5.0 for value in said) and len(set(said)) > 3
+    priors = choose_priors(corpus.split, len(corpus.catalogue), seed=0)
+    assert corpus.prompter.settings.habit_prior == priors[1]
+    told, of_items = usual_stars(corpus.split, len(corpus.catalogue), 0, priors[0])
+    np.testing.assert_array_equal(corpus.split.histories.usual, told)
+    assert [usual_text(value) for value in of_items.tolist()] == said
     bare = read_corpus(made(tmp_path / "bare"), ALL, PromptSettings())
     assert bare.split.histories.usual is None and "usual_stars" not in bare.catalogue.columns
 
