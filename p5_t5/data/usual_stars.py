@@ -102,17 +102,14 @@ def choose_priors(split: Split, num_items: int, seed: int) -> tuple[float, float
     def error(expected: npt.NDArray[np.float64]) -> float:
         return float(np.square(expected - stars).mean())
 
-    told = {prior: usual_stars(split, num_items, seed, prior)[0] for prior in PRIORS}
+    told = {p: usual_stars(split, num_items, seed, p)[0].astype(np.float64) for p in PRIORS}
     of_items = min(PRIORS, key=lambda prior: error(told[prior][rows]))
-    more = ratings.astype(np.float64) - told[of_items]
-    # How much more than usual the user gave before each row, and how often anything.
-    sums, counts = (
+    more = ratings - told[of_items]
+    # How much more than usual the user gave before each row in sum, and how often anything.
+    summed = (
         np.concatenate([[0.0], np.cumsum(values)])
         for values in (np.nan_to_num(more), ~np.isnan(more))
     )
-    before = sums[rows] - sums[offsets[users]], counts[rows] - counts[offsets[users]]
-    of_users = min(
-        PRIORS,
-        key=lambda prior: error(told[of_items][rows] + before[0] / (before[1] + prior)),
-    )
+    habit, times = (sums[rows] - sums[offsets[users]] for sums in summed)
+    of_users = min(PRIORS, key=lambda prior: error(told[of_items][rows] + habit / (times + prior)))
     return of_items, of_users

@@ -104,5 +104,5 @@ def _sums(
     sums = scores.new_zeros(len(lengths)).index_add_(
         0, torch.tensor(owner, device=hidden.device), scores
     )
-    scores = iter((sums.cpu() / torch.tensor(lengths) ** length_penalty).tolist())
-    return [[next(scores) for _ in own] for own in texts]
+    found = iter((sums.cpu() / torch.tensor(lengths) ** length_penalty).tolist())
+    return [[next(found) for _ in own] for own in texts]
