@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,6 +12,8 @@ from p5_t5.data.splits import Split
 # A mean of an item or a user counts as if it had so many more stars that say nothing; the first
 # where nothing speaks for another.
 PRIORS = (5.0, 1.0, 2.0, 3.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0)
+# A scale of so many stars at most has a token for each tenth.
+_WIDEST = 20.0
 # Users of one group are told nothing of each other while training.
 _GROUPS = 5
 
@@ -17,6 +21,14 @@ _GROUPS = 5
 def usual_text(value: float) -> str:
     """An item's usual stars as a prompt says them: "3.7", "4.0"."""
     return f"{value:.1f}"
+
+
+def star_texts(ratings: Sequence[float]) -> list[str]:
+    """All that ``usual_text`` says between the fewest and the most stars; none of a wide scale."""
+    if not ratings or max(ratings) - min(ratings) > _WIDEST:
+        return []
+    tenths = np.arange(round(10 * min(ratings)), round(10 * max(ratings)) + 1)
+    return [usual_text(tenth / 10) for tenth in tenths.tolist()]
 
 
 def expected_stars(

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from p5_t5.data.cooccurrence import Vectors, cooccurrence_vectors
 from p5_t5.data.item_ids import ItemCodes
 from p5_t5.data.splits import Split
+from p5_t5.data.usual_stars import star_texts
 from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration, build_model, is_p5
 from p5_t5.modeling.tokenizer import (
     add_item_tokens,
@@ -52,7 +53,9 @@ def make_tokenizer(
         tokenizer = load_tokenizer(checkpoint)
         add_item_tokens(tokenizer, codes)
     else:
-        tokenizer = train_tokenizer(_texts(corpus, seed), vocab_size)
+        # Of all that a prompt tells these say most of a star; a rare one must not fall to pieces.
+        stars = star_texts(corpus.ratings)
+        tokenizer = train_tokenizer(_texts(corpus, seed), vocab_size, stars)
         add_item_tokens(tokenizer, codes)
     if any(task.corrupts for task, _ in corpus.tasks):
         check_sentinels(tokenizer)

@@ -27,7 +27,9 @@ from p5_t5.prompting.span_corruption import SENTINELS
 _LONGEST_PIECE, _SEEDS, _SEED_WORDS = 16, 200_000, 100_000
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, whole: Iterable[str] = ()
+) -> PreTrainedTokenizerBase:
     """Learns a sentencepiece unigram model from texts and gives it as a T5 tokenizer.
 
     Every printable ASCII character is in the vocabulary, so that numbers and new titles can always
@@ -35,7 +37,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
     Args:
         texts: training text without sentinels; words of item tokens are best left out of it.
-        vocab_size: at most so many pieces, before T5's 100 sentinels.
+        vocab_size: at most so many pieces, before T5's 100 sentinels and ``whole``.
+        whole: words that are one piece each, however rare they are.
     """
     alphabet = [" ".join(string.digits + string.ascii_letters + string.punctuation)] * 3
     lines = [*texts, *alphabet]
@@ -46,6 +49,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         _train(lines, str(seeds), vocab_size, model)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))]
+    # No cut is more probable than a piece that costs nothing.
+    found = {f"▁{word}" for word in whole}
+    vocabulary = [(piece, 0.0 if piece in found else score) for piece, score in vocabulary]
+    vocabulary += [(piece, 0.0) for piece in sorted(found - {piece for piece, _ in vocabulary})]
     vocabulary += [(sentinel, 0.0) for sentinel in reversed(SENTINELS)]
     return T5Tokenizer(vocab=vocabulary, extra_ids=len(SENTINELS))
 

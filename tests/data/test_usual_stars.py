@@ -14,6 +14,7 @@ from p5_t5.data.usual_stars import (
     PRIORS,
     choose_priors,
     expected_stars,
+    star_texts,
     usual_stars,
     usual_text,
 )
@@ -98,6 +99,12 @@ def test_held_out_stars_are_told_nowhere() -> None:
 
 def test_as_text() -> None:
     assert [usual_text(value) for value in (3.0, 4.24, 4.26)] == ["3.0", "4.2", "4.3"]
+
+
+def test_every_tenth_of_a_narrow_scale_has_a_text() -> None:
+    assert star_texts([1.0, 2.0]) == [f"1.{i}" for i in range(10)] + ["2.0"]
+    assert star_texts([0.5, 1.5, 1.0])[0] == "0.5" and len(star_texts([0.5, 1.5])) == 11
+    assert star_texts([]) == star_texts([1.0, 100.0]) == []
 
 
 def test_expected_is_the_items_usual_and_the_users_habit() -> None:

@@ -205,5 +205,16 @@ def test_a_frequent_word_is_one_piece_in_a_corpus_of_few_words() -> None:
     assert pieces == ["▁that", "▁is", "▁a", "▁film", "▁,", "▁and", "▁this", "</s>"]
 
 
+def test_a_word_that_is_asked_for_is_one_piece() -> None:
+    """Whether the texts never hold it, hold its pieces more often, or hold it often."""
+    whole = ["4.6", "0.1", "5.0", "film"]
+    tokenizer = train_tokenizer(["a film has 4 . 6 4.0 4 or 4.6 stars"] * 200, 300, whole)
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer("5.0 films , 4.6 0.1 4.65")["input_ids"])
+    assert pieces[0] == "▁5.0" and pieces[1] == "▁film"
+    assert pieces[3:-1] == ["▁,", "▁4.6", "▁0.1", "▁4.6", "5"]
+    vocabulary = tokenizer.get_vocab()
+    assert len(set(vocabulary.values())) == len(vocabulary) == len(tokenizer)
+
+
 def test_the_same_texts_give_the_same_pieces() -> None:
     assert compact().get_vocab() == compact().get_vocab()
