@@ -66,7 +66,11 @@ class Schedule:
         """How much of the run is over, 0 to 1, by the limit that is reached first."""
         share = progress.step / self.steps
         if self.minutes is not None:
-            share = max(share, progress.seconds / (60 * self.minutes))
+            timed = progress.seconds / (60 * self.minutes)
+            # A step takes its time: until the clock is ahead by a whole one it changes nothing, so
+            # that a run that ends by its steps is the same whenever it is repeated.
+            if timed > (progress.step + 1) / self.steps:
+                share = timed
         return min(share, 1.0)
 
     def learning_rate(self, share: float) -> float:

@@ -17,6 +17,13 @@ def test_the_limit_that_is_reached_first_counts() -> None:
     assert Schedule(math.inf, 1, 1.0, 0.1).share(Progress(step=10**6, seconds=30)) == 0.5
 
 
+@given(st.integers(0, 40), st.floats(0, 120))
+def test_the_clock_counts_only_where_it_is_ahead_by_a_step(step: int, seconds: float) -> None:
+    share = Schedule(steps=40, minutes=1, rate=1.0, warmup=0.1).share(Progress(step, seconds))
+    ahead = seconds / 60 > (step + 1) / 40
+    assert share == (min(seconds / 60, 1.0) if ahead else step / 40)
+
+
 def test_the_rate_rises_to_its_top_and_falls_to_nothing() -> None:
     schedule = Schedule(steps=100, minutes=None, rate=0.5, warmup=0.2)
     rates = [schedule.learning_rate(share / 10) for share in range(11)]

@@ -21,7 +21,10 @@ SMALL = (
     "--vocab_size=400", "--d_model=32", "--d_ff=64", "--d_kv=8", "--tokens_per_batch=2000",
     "--eval_examples=20", "--evaluations=2",
 )  # fmt: skip
-RESUMABLE = (*SMALL, "--max_train_steps=12", "--save_steps=3", "--tasks", "sequential", "rating")
+RESUMABLE = (
+    *SMALL, "--max_train_steps=12", "--max_train_minutes=2", "--save_steps=3", "--tasks",
+    "sequential", "rating",
+)  # fmt: skip
 
 
 def test_the_run_says_what_it_does(toy: Path, tmp_path: Path) -> None:
