@@ -245,6 +245,8 @@ def run(options: argparse.Namespace, train_options: Sequence[str]) -> dict[str, 
                 else:
                     place.mkdir()
                     rows.append(run_sasrec(contest, seed, options.peers_python, place))
+                # Hours may follow: what is done is said at once.
+                print(f"{name} {seed}: {json.dumps(rows[-1])}", file=sys.stderr, flush=True)
             results[name] = average(rows)
     return results
 
