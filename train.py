@@ -44,6 +44,7 @@ from p5_t5.modeling.parameter_groups import parameter_groups
 from p5_t5.modeling.side_by_side import Batch, SideBySide
 from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.modeling.training import keep_freed_memory
+from p5_t5.modeling.weight_mean import WeightMean
 from p5_t5.modeling.weights import token_weights
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
 from p5_t5.prompting.mixture import Mixture
@@ -66,9 +67,11 @@ def main() -> None:
         model, words, mixture = build(arguments, spoken, corpus, accelerator.num_processes)
         model.to(accelerator.device)
         describe(accelerator, arguments, corpus, model)
-        validation = judge(arguments, corpus, model, words)
+        # What is judged and kept.
+        mean = WeightMean(model)
+        validation = judge(arguments, corpus, mean.module, words)
         collate = Collator(words, arguments.protocol.longest_source)
-        loop = Loop(arguments, accelerator, model, collate, mixture, validation)
+        loop = Loop(arguments, accelerator, model, mean, collate, mixture, validation)
     except ValueError as error:
         # What a user can put right is said in one line. From here on nothing is the user's.
         sys.exit(f"error: {error}")
@@ -85,7 +88,7 @@ def main() -> None:
             candidate_users=arguments.predict.candidate_users,
         )
         card = model_card(corpus.name, metrics, corpus.heldout(), corpus.examples())
-        save_artifact(arguments.output, model, words.tokenizer, knowledge, metrics, card)
+        save_artifact(arguments.output, mean.module, words.tokenizer, knowledge, metrics, card)
         loop.folder.finish()
         print(f"\nTest\n\n{metrics_tables(metrics, corpus.heldout())}\n")
         print(f"Protocol\n\n{protocol_lines(metrics['protocol'])}\n")
@@ -260,13 +263,15 @@ class Loop:
         arguments: Arguments,
         accelerator: Accelerator,
         model: P5ForConditionalGeneration,
+        mean: WeightMean,
         collate: Collator,
         mixture: Mixture,
         validation: Validation,
     ) -> None:
         """Prepares model and optimiser, and looks for an earlier run."""
         self.options, self.accelerator = arguments.train, accelerator
-        self.plain_model, self.mixture, self.validation = model, mixture, validation
+        self.plain_model, self.mean = model, mean
+        self.mixture, self.validation = mixture, validation
         self.loader = Loader(
             mixture,
             collate,
@@ -290,7 +295,7 @@ class Loop:
         alone = accelerator.device.type == "cpu" and accelerator.num_processes == 1
         plain = alone and accelerator.mixed_precision == "no"
         self.side_by_side = SideBySide(model, train.seed) if plain else None
-        accelerator.register_for_checkpointing(self.progress)
+        accelerator.register_for_checkpointing(self.progress, mean)
         self.sums = torch.zeros(len(mixture.tasks), 2, device=accelerator.device)
         self.shares = torch.tensor(mixture.shares, dtype=torch.float32, device=accelerator.device)
         # How often it is saved, and where, doesn't change a run.
@@ -322,7 +327,7 @@ class Loop:
             self.step(batches)
         self.bar.close()
         self.accelerator.wait_for_everyone()
-        self.folder.load_best(self.plain_model)
+        self.folder.load_best(self.mean.module)
 
     def _share(self) -> float:
         """How much of the run is over, 0 to 1; the same in all processes."""
@@ -353,6 +358,7 @@ class Loop:
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.mean.update_parameters(self.plain_model)
         self.progress.step += 1
         share = self._share()
         self._show(share, rate)
@@ -411,7 +417,7 @@ class Loop:
         if self.accelerator.is_main_process:
             found = self.validation.run()
             if progress.judge(self.validation.value(found)):
-                self.folder.save_best(self.plain_model)
+                self.folder.save_best(self.mean.module)
             minutes = f"{progress.seconds / 60:.1f} min"
             line = self.validation.line(found)
             self.bar.write(f"step {progress.step:,} ({minutes}): validation {line}")

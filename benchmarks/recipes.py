@@ -22,6 +22,7 @@ import train  # noqa: E402
 from p5_t5.arguments import read_arguments  # noqa: E402
 from p5_t5.data.sources import find_dataset  # noqa: E402
 from p5_t5.modeling.collator import Collator  # noqa: E402
+from p5_t5.modeling.weight_mean import WeightMean  # noqa: E402
 
 # What is shown of each template, if it has it.
 SHOWN = ("hr@10", "ndcg@10", "rmse", "auc", "bleu-4")
@@ -44,9 +45,10 @@ def learn(minutes: float, options: Sequence[str]) -> tuple[Found, int]:
         data = find_dataset(arguments.data.dataset, HOME / "data")
         corpus = train.prepare(arguments, data)
         model, words, mixture = train.build(arguments, corpus, corpus, 1)
-        validation = train.judge(arguments, corpus, model, words)
+        mean = WeightMean(model)
+        validation = train.judge(arguments, corpus, mean.module, words)
         collate = Collator(words, arguments.protocol.longest_source)
-        loop = train.Loop(arguments, accelerator, model, collate, mixture, validation)
+        loop = train.Loop(arguments, accelerator, model, mean, collate, mixture, validation)
         loop.run()
         return validation.run(), loop.progress.step
 

@@ -46,6 +46,7 @@ from p5_t5.arguments import (
     TrainArguments,
 )
 from p5_t5.modeling.collator import Collator
+from p5_t5.modeling.weight_mean import WeightMean
 from p5_t5.prompting.corpus import Corpus
 from p5_t5.prompting.mixture import Mixture
 from p5_t5.protocol import Protocol
@@ -166,8 +167,9 @@ class OurLoop:
         accelerator = train.start(arguments)
         corpus = train.prepare(arguments, Path(arguments.data.dataset))
         model, words, mixture = train.build(arguments, corpus, corpus, accelerator.num_processes)
-        validation = train.judge(arguments, corpus, model, words)
-        self.loop = train.Loop(arguments, accelerator, model, Collator(words), mixture, validation)
+        mean, collate = WeightMean(model), Collator(words)
+        validation = train.judge(arguments, corpus, mean.module, words)
+        self.loop = train.Loop(arguments, accelerator, model, mean, collate, mixture, validation)
         self.loop.begin()
         self.steps = self.loop.loader.steps()
         self.config = model.config

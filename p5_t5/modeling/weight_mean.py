@@ -1,0 +1,32 @@
+"""The mean of a model's weights over the newest part of its training."""
+
+from __future__ import annotations
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from p5_t5.modeling.p5 import P5ForConditionalGeneration
+
+# About the newest tenth of the steps counts.
+_PARTS = 10
+
+
+class WeightMean(AveragedModel):
+    """A copy of a model, ``module``, whose weights are the mean of its newest ones.
+
+    While the learning rate is high the weights of a step lie around the ones that the tasks have in
+    common, each step's on another side. The mean over a part of the steps so far (polynomial
+    averaging, Shamir and Zhang, ICML 2013) is good for all tasks wherever a run is judged or ends.
+    """
+
+    module: P5ForConditionalGeneration
+
+    def __init__(self, model: P5ForConditionalGeneration) -> None:
+        """Copies the model; ``update_parameters(model)`` is for after each step."""
+        super().__init__(model, avg_fn=_newest)
+
+
+def _newest(mean: torch.Tensor, weights: torch.Tensor, steps: torch.Tensor | int) -> torch.Tensor:
+    """The mean with one more step's weights in it."""
+    share = _PARTS / (_PARTS + torch.as_tensor(steps))
+    return mean.lerp(weights, share.to(mean))
