@@ -199,6 +199,7 @@ def build(
         batches_per_step=train.batches_per_step * processes,
         seed=train.seed,
         word_noise=train.word_noise,
+        rating_dropout=train.rating_dropout,
     )
     return model, words, mixture
 

@@ -170,6 +170,11 @@ class TrainArguments:
         metadata={"help": "share of a prompt's own words left out or changed while training, on "
                   "average, so that other wordings are understood"},
     )  # fmt: skip
+    rating_dropout: float = field(
+        default=0.2,
+        metadata={"help": "share of a user's interactions that a list of stars leaves out while "
+                  "training, on average, so that it is not learnt by heart"},
+    )  # fmt: skip
     max_grad_norm: float = field(
         default=1.0, metadata={"help": "gradients are clipped to this norm"}
     )
@@ -225,6 +230,10 @@ class TrainArguments:
                 raise ValueError(f"--{name} must be above 0, not {value}")
         if not 0 <= self.word_noise <= 0.5:
             raise ValueError(f"--word_noise must be from 0 to 0.5, not {self.word_noise}")
+        if not 0 <= self.rating_dropout < 0.5:
+            raise ValueError(
+                f"--rating_dropout must be from 0 to below 0.5, not {self.rating_dropout}"
+            )
         if self.stage not in ("tasks", "pretrain"):
             raise ValueError(f"--stage must be tasks or pretrain, not {self.stage!r}")
         if self.report_to not in ("tensorboard", "none"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -32,6 +32,11 @@ class UserState:
     items: npt.NDArray[np.int32]
     ratings: npt.NDArray[np.float32]
     usual: npt.NDArray[np.float32] | None = None
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> UserState:
+        """The same user with some of the interactions alone, ``kept`` of shape (history,)."""
+        usual = None if self.usual is None else self.usual[kept]
+        return replace(self, items=self.items[kept], ratings=self.ratings[kept], usual=usual)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from p5_t5.prompting.sampling import (
     list_weights,
 )
 from p5_t5.prompting.span_corruption import span_counts
+from p5_t5.prompting.steps import deal, like_length
 from p5_t5.prompting.tasks import Task
 from p5_t5.prompting.templates import (
     ANSWERED_SLOTS,
@@ -40,6 +41,8 @@ from p5_t5.prompting.templates import (
 
 Rows = npt.NDArray[np.int64]
 
+# The random number of an example is below it.
+_DRAWS = 2**31
 # How many steps' examples are sorted by length together: enough for little padding, few enough for
 # chance.
 _STEPS_A_POOL = 32
@@ -92,6 +95,7 @@ class Mixture:
         batches_per_step: int,
         seed: int,
         word_noise: float = 0.0,
+        rating_dropout: float = 0.0,
     ) -> None:
         """Finds the examples of each task and measures the templates.
 
@@ -104,6 +108,8 @@ class Mixture:
             seed: of the plan.
             word_noise: the share of a prompt's own words that are left out or changed, on average;
                 from none to twice as many are in one example.
+            rating_dropout: the share of a user's interactions that a list of stars leaves out, on
+                average; from none to twice as many in one example.
 
         Raises:
             ValueError: a task has no template or no training example, or no share is above 0.
@@ -130,7 +136,7 @@ class Mixture:
             {t.needs: task.examples(self._split, "train", t.needs) for t in own}
             for task, own in zip(self.tasks, self._templates, strict=True)
         ]
-        self._word_noise = word_noise
+        self._word_noise, self._rating_dropout = word_noise, rating_dropout
         own_words = {
             tuple(word)
             for own in self._templates
@@ -174,7 +180,8 @@ class Mixture:
         steps: list[list[list[int]]] = []
         for begin in range(0, len(source), size):
             rows = np.arange(begin, min(begin + size, len(source)))
-            steps += self._deal(generator, self._batches(rows, source, target))
+            batches = like_length(rows, source[rows], target[rows], self._tokens_per_batch)
+            steps += deal(generator, batches, self._batches_per_step)
         examples = datasets.Dataset.from_dict(plan).with_transform(self._render)
         return Epoch(examples, steps)
 
@@ -190,7 +197,7 @@ class Mixture:
                 "template": chosen,
                 "user": users,
                 "position": positions,
-                "draw": generator.integers(0, 2**31, count),
+                "draw": generator.integers(0, _DRAWS, count),
             }
             for name, values in drawn.items():
                 columns.setdefault(name, []).append(values)
@@ -236,7 +243,15 @@ class Mixture:
         task, template = self.tasks[t], self._templates[t][m]
         asked = self._candidates.asked(task, task.kind(template), user, position, draw)
         histories = task.split(self._split).taught
-        return histories.state(user, position, task.skipped(position, draw)), asked
+        state = histories.state(user, position, task.skipped(position, draw))
+        if template.slots & RATED_SLOTS and self._rating_dropout:
+            generator = np.random.default_rng([7, draw])
+            state = state.only(generator.random(len(state.items)) < self._kept(np.int64(draw)))
+        return state, asked
+
+    def _kept(self, draws: Rows | np.int64) -> npt.NDArray[np.float64]:
+        """The share of a list of stars that an example tells."""
+        return 1 - 2 * self._rating_dropout * np.asarray(draws / _DRAWS)
 
     def _tokens(
         self, t: int, m: int, user: int, position: int, draw: int
@@ -288,7 +303,10 @@ class Mixture:
         """
         template = self._templates[t][m]
         settings = self._prompter.settings
-        kept = np.minimum(positions, settings.max_history)
+        told = positions
+        if template.slots & RATED_SLOTS:
+            told = np.round(positions * self._kept(draws)).astype(np.int64)
+        kept = np.minimum(told, settings.max_history)
         if "masked" in template.slots:
             kept = np.minimum(positions + 1, settings.max_history)
             masked, spans = span_counts(kept)
@@ -314,7 +332,7 @@ class Mixture:
         template = self._templates[t][m]
         generator = np.random.default_rng([self._seed, t, m])
         users, positions = self._draw_rows(generator, t, np.full(_SAMPLES_A_TEMPLATE, m))
-        draws = generator.integers(0, 2**31, _SAMPLES_A_TEMPLATE)
+        draws = generator.integers(0, _DRAWS, _SAMPLES_A_TEMPLATE)
         written, cut, words = self._written(t, m, users, positions, draws)
         items = len(self._prompter.catalogue)
         drawn: list[int] = generator.integers(0, items, _SAMPLES_A_TEMPLATE).tolist()
@@ -357,36 +375,3 @@ class Mixture:
             source[own] = lengths.source + written * lengths.item + words * lengths.word
             target[own] = lengths.target + cut * lengths.answered
         return np.ceil(source).astype(np.int64), np.ceil(target).astype(np.int64)
-
-    def _batches(
-        self,
-        rows: Rows,
-        source: Rows,
-        target: Rows,
-    ) -> list[list[int]]:
-        """Examples of like length side by side, as many a batch as its budget of tokens holds."""
-        rows = rows[np.lexsort((source[rows], target[rows]))]
-        batches: list[list[int]] = [[]]
-        widest = longest = 0
-        lengths = zip(rows.tolist(), source[rows].tolist(), target[rows].tolist(), strict=True)
-        for row, s, t in lengths:
-            widest, longest = max(widest, s), max(longest, t)
-            if batches[-1] and (widest + longest) * (len(batches[-1]) + 1) > self._tokens_per_batch:
-                batches.append([])
-                widest, longest = s, t
-            batches[-1].append(row)
-        return batches
-
-    def _deal(
-        self, generator: np.random.Generator, batches: list[list[int]]
-    ) -> list[list[list[int]]]:
-        """Deals batches, sorted by length, into steps that each get short and long ones."""
-        strata = np.array_split(np.arange(len(batches)), self._batches_per_step)
-        shuffled = [generator.permutation(stratum).tolist() for stratum in strata]
-        steps = []
-        for s in generator.permutation(len(strata[0])).tolist():
-            own = [stratum[s] for stratum in shuffled if s < len(stratum)]
-            # Every process needs a batch: the last step of a pool is filled up from itself.
-            filled = [own[i % len(own)] for i in range(self._batches_per_step)]
-            steps.append([batches[i] for i in filled])
-        return steps

@@ -54,7 +54,7 @@ def mixture(
     seed: int = 0,
     tokens: int = 400,
     batches: int = 1,
-    word_noise: float = 0.0,
+    **noise: float,
 ) -> Mixture:
     split, prompter = world
     kept, _ = usable(read_prompts(), prompter.available(split.histories, split.texts))
@@ -75,7 +75,7 @@ def mixture(
         tokens_per_batch=tokens,
         batches_per_step=batches,
         seed=seed,
-        word_noise=word_noise,
+        **noise,
     )
 
 
@@ -416,6 +416,34 @@ def test_noise_touches_a_prompts_own_words_and_nothing_else(toy: tuple[Split, Pr
             changed += len(foreign & set(after["input_ids"]))
     assert changed and 0.4 < 2 * kept / total < 0.8
     assert noisy.epoch(0).examples[:50] == noisy.epoch(0).examples[:50]
+
+
+def test_a_list_of_stars_leaves_out_some_interactions_and_no_other_prompt_does() -> None:
+    world = made_world([20] * 30, rating=pl.Series([float(1 + row % 5) for row in range(600)]))
+    given = "{rated} {item} "
+    listed = PromptTemplate(
+        "rating", "list", "stars", "{rated_history}", f"{given}{{rating}}", given, separator=" "
+    )
+    single = PromptTemplate("rating", "one", "stars", "Latest first: {latest} {item}", "{rating}")
+    whole, thinned = (
+        mixture(world, {"rating": 1.0}, [listed, single], rating_dropout=rate)
+        for rate in (0.0, 0.3)
+    )
+    told, left = 0, 0
+    rows = plan(whole.epoch(0))
+    assert rows == plan(thinned.epoch(0))
+    for row in zip(*rows.values(), strict=True):
+        before, after = whole.prompt(*row), thinned.prompt(*row)
+        if row[1] == 1:
+            assert before == after
+            continue
+        every, some = (f"{p.source} {p.target}".split() for p in (before, after))
+        pairs, kept = (list(zip(own[::2], own[1::2], strict=True)) for own in (every, some))
+        assert kept[-1] == pairs[-1]  # what is asked
+        remaining = iter(pairs)
+        assert all(pair in remaining for pair in kept)  # in their order, with their stars
+        told, left = told + len(pairs) - 1, left + len(kept) - 1
+    assert 0.65 < left / told < 0.75
 
 
 def test_a_sample_is_rendered_text_of_every_task(toy: tuple[Split, Prompter]) -> None:
