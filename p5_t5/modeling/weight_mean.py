@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.optim.swa_utils import AveragedModel
 
@@ -23,10 +25,13 @@ class WeightMean(AveragedModel):
 
     def __init__(self, model: P5ForConditionalGeneration) -> None:
         """Copies the model; ``update_parameters(model)`` is for after each step."""
-        super().__init__(model, avg_fn=_newest)
+        super().__init__(model, multi_avg_fn=_newest)
 
 
-def _newest(mean: torch.Tensor, weights: torch.Tensor, steps: torch.Tensor | int) -> torch.Tensor:
-    """The mean with one more step's weights in it."""
+def _newest(
+    means: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], steps: torch.Tensor | int
+) -> None:
+    """Takes one more step's weights into the means, where they lie."""
     share = _PARTS / (_PARTS + torch.as_tensor(steps))
-    return mean.lerp(weights, share.to(mean))
+    for mean, own in zip(means, weights, strict=True):
+        mean.lerp_(own, share.to(mean))
