@@ -97,6 +97,7 @@ WRONG = [
     (("--candidates=1",), "--candidates must be at least 2"),
     (("--least_recent=1.5",), "--least_recent must be from 0 to 1, not 1.5"),
     (("--word_noise=0.6",), "--word_noise must be from 0 to 0.5, not 0.6"),
+    (("--rating_dropout=0.5",), "--rating_dropout must be from 0 to below 0.5, not 0.5"),
     (("--token_embeddings=svd",), "must be cooccurrence or random, not 'svd'"),
     (("--max_recent=-1",), "--max_recent must be at least 0, not -1"),
     (("--tasks=zero-shot",), "none of the tasks zero-shot can be learnt"),
