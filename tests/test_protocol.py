@@ -216,7 +216,7 @@ def test_stars_are_jittered_in_training_alone(toy: Path) -> None:
     assert seen[False] == {"1", "2", "3", "4", "5"}
     assert len(seen[True]) > 15
     answers = {f"{value:g}" for value in corpus_of(toy, rating_jitter=True).answers}
-    assert seen[True] < answers and len(answers) == 41
+    assert seen[True] <= answers and len(answers) == 41
     assert corpus_of(toy).answers == [1, 2, 3, 4, 5]
 
 
