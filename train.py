@@ -295,7 +295,7 @@ class Loop:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         alone = accelerator.device.type == "cpu" and accelerator.num_processes == 1
         plain = alone and accelerator.mixed_precision == "no"
-        self.side_by_side = SideBySide(model, train.seed) if plain else None
+        self.side_by_side = SideBySide(model, train.seed, train.batches_per_step) if plain else None
         accelerator.register_for_checkpointing(self.progress, mean)
         self.sums = torch.zeros(len(mixture.tasks), 2, device=accelerator.device)
         self.shares = torch.tensor(mixture.shares, dtype=torch.float32, device=accelerator.device)

@@ -102,10 +102,7 @@ def _encode(
     for block in encoder.block:
         attention = block.layer[0].SelfAttention
         entered = normed(block.layer[0].layer_norm, hidden)
-        queries, keys, values = (
-            ragged.heads(attention, projection(entered))
-            for projection in (attention.q, attention.k, attention.v)
-        )
+        queries, keys, values = ragged.heads(attention, entered, "qkv")
         mixed = ragged.pack(attend(attention, queries, keys, values, bias))
         hidden = feed_forward(block.layer[1], hidden + attention.o(mixed))
     return Encoded(normed(encoder.final_layer_norm, hidden), attention_mask, ragged)

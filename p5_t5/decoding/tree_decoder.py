@@ -35,10 +35,7 @@ class TreeDecoder:
         self.blocks = model.decoder.block
         self.cross_bias = encoded.ragged.key_bias(encoded.states.dtype)
         attentions = [block.layer[1].EncDecAttention for block in self.blocks]
-        spread = encoded.ragged.heads
-        self.cross = [
-            (spread(a, a.k(encoded.states)), spread(a, a.v(encoded.states))) for a in attentions
-        ]
+        self.cross = [encoded.ragged.heads(a, encoded.states, "kv") for a in attentions]
         # Beyond this distance T5 makes no difference any more.
         first = self.blocks[0].layer[0].SelfAttention
         back = torch.arange(first.relative_attention_max_distance + 1, device=encoded.mask.device)

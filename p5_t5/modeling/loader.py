@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from p5_t5.modeling.collator import Collator
+from p5_t5.modeling.forked import Forked, can_fork
 from p5_t5.prompting.mixture import Mixture
 
 Batch = dict[str, torch.Tensor]
@@ -35,16 +37,16 @@ class Loader:
     def steps(self, begin: int = 0) -> Iterator[list[Batch]]:
         """This process's batches of each step, from a step on, each made one step ahead.
 
-        A thread is enough: it works while torch's own threads do, and nothing that it does draws
-        from a generator that the model uses.
+        A process of its own makes them where one can be forked, a thread elsewhere. Nothing that
+        it does draws from a generator that the model uses.
         """
         batches = self._batches(begin)
-        with ThreadPoolExecutor(1, "loader") as thread:
-            coming = thread.submit(next, batches)
-            while True:
-                step = coming.result()
-                coming = thread.submit(next, batches)
-                yield step
+        coming: Forked | _Thread = (Forked if can_fork() else _Thread)(partial(next, batches))
+        coming.start()
+        while True:
+            step = coming.result()
+            coming.start()
+            yield list(step)
 
     def _batches(self, begin: int) -> Iterator[list[Batch]]:
         skip, number = begin, 0
@@ -69,3 +71,16 @@ class Loader:
             )
             for step in own:
                 yield [next(loader) for _ in step]
+
+
+class _Thread:
+    """What ``Forked`` is, as a thread."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work, self._pool = work, ThreadPoolExecutor(1, "loader")
+
+    def start(self) -> None:
+        self._coming = self._pool.submit(self._work)
+
+    def result(self) -> Any:
+        return self._coming.result()

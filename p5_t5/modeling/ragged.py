@@ -6,6 +6,7 @@ Projections, norms, feed-forward and output layers need no padding; attention do
 from __future__ import annotations
 
 import torch
+from torch.nn import functional
 from transformers.models.t5.modeling_t5 import T5Attention
 
 # Leaving padding out costs a copy at each attention: less padding than this share stays.
@@ -39,9 +40,23 @@ class Ragged:
             packed = padded.index_copy_(0, self.real, packed)
         return packed.view(self.batch, self.length, -1)
 
-    def heads(self, attention: T5Attention, packed: torch.Tensor) -> torch.Tensor:
-        """(tokens, heads * d_kv) to (batch * heads, length, d_kv), zero at padding."""
-        return heads(attention, self.unpack(packed))
+    def heads(
+        self, attention: T5Attention, packed: torch.Tensor, names: str
+    ) -> tuple[torch.Tensor, ...]:
+        """Projections of (tokens, d_model), each (batch * heads, length, d_kv), zero at padding.
+
+        Args:
+            attention: has the projections.
+            packed: what enters them.
+            names: which of q, k and v; all are one product and one copy.
+        """
+        weights = [getattr(attention, name).weight for name in names]
+        whole = weights[0] if len(weights) == 1 else torch.cat(weights)
+        padded = self.unpack(functional.linear(packed, whole))
+        width = attention.key_value_proj_dim
+        split = padded.view(self.batch, self.length, len(names), attention.n_heads, width)
+        apart = split.permute(2, 0, 3, 1, 4).reshape(len(names), -1, self.length, width)
+        return apart.unbind()
 
     def key_bias(self, dtype: torch.dtype) -> torch.Tensor | None:
         """Masks padding among the keys, shape (batch, 1, 1, length); nothing if there is none."""

@@ -114,10 +114,7 @@ def _self_attention(
 ) -> torch.Tensor:
     layer = block.layer[0]
     attention, entered = layer.SelfAttention, normed(layer.layer_norm, hidden)
-    queries, keys, values = (
-        tokens.heads(attention, projection(entered))
-        for projection in (attention.q, attention.k, attention.v)
-    )
+    queries, keys, values = tokens.heads(attention, entered, "qkv")
     mixed = _attend(attention, layer.dropout, queries, keys, values, bias)
     return hidden + _dropped(layer, attention.o(tokens.pack(mixed)))
 
@@ -132,8 +129,8 @@ def _cross_attention(
 ) -> torch.Tensor:
     layer = block.layer[1]
     attention = layer.EncDecAttention
-    queries = tokens.heads(attention, attention.q(normed(layer.layer_norm, hidden)))
-    keys, values = (source.heads(attention, p(states)) for p in (attention.k, attention.v))
+    (queries,) = tokens.heads(attention, normed(layer.layer_norm, hidden), "q")
+    keys, values = source.heads(attention, states, "kv")
     mixed = _attend(attention, layer.dropout, queries, keys, values, bias)
     return hidden + _dropped(layer, attention.o(tokens.pack(mixed)))
 

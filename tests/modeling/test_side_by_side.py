@@ -1,4 +1,4 @@
-"""Batches side by side: the gradients of one after the other, whatever the threads do."""
+"""Batches side by side: the gradients of one after the other, in threads and in processes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from p5_t5.modeling import side_by_side
+from p5_t5.modeling.forked import can_fork
 from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration
 from p5_t5.modeling.side_by_side import Batch, SideBySide
 
@@ -14,8 +16,19 @@ from p5_t5.modeling.side_by_side import Batch, SideBySide
 WEIGHTS = [torch.rand(shape) for shape in ((2, 5), (3, 9), (1, 30))]
 
 
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
+@pytest.fixture(
+    autouse=True,
+    params=[
+        "threads",
+        pytest.param(
+            "processes",
+            marks=pytest.mark.skipif(not can_fork(), reason="processes can't be forked here"),
+        ),
+    ],
+)
+def two_sides(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if request.param == "threads":
+        monkeypatch.setattr(side_by_side, "can_fork", lambda: False)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -49,7 +62,7 @@ def taken(model: P5ForConditionalGeneration) -> list[torch.Tensor]:
 
 def test_the_sum_over_batches() -> None:
     model, batches = made_model(0.0), made_batches()
-    sums = SideBySide(model, 0).backward(batches, WEIGHTS, 0)
+    sums = SideBySide(model, 0, 3).backward(batches, WEIGHTS, 0)
     ours = taken(model)
     for batch, weights, own in zip(batches, WEIGHTS, sums, strict=True):
         loss, expected = model(**batch, weights=weights)
@@ -60,7 +73,7 @@ def test_the_sum_over_batches() -> None:
 
 def test_one_step_draws_one_dropout_and_another_another() -> None:
     model, batches = made_model(0.3), made_batches()
-    first, again = SideBySide(model, 0), SideBySide(model, 0)
+    first, again = SideBySide(model, 0, 3), SideBySide(model, 0, 3)
     first.backward(batches, WEIGHTS, 7)
     seventh = taken(model)
     torch.manual_seed(99)  # the state of the program is no part of it
@@ -68,23 +81,40 @@ def test_one_step_draws_one_dropout_and_another_another() -> None:
     assert all(map(torch.equal, seventh, taken(model)))
     again.backward(batches, WEIGHTS, 8)
     assert not any(map(torch.equal, seventh, taken(model)))
-    SideBySide(model, 1).backward(batches, WEIGHTS, 7)
+    SideBySide(model, 1, 3).backward(batches, WEIGHTS, 7)
     assert not any(map(torch.equal, seventh, taken(model)))
 
 
-def test_as_many_threads_as_batches_change_nothing() -> None:
+@pytest.mark.parametrize("sides", [1, 3])
+def test_how_many_batches_go_side_by_side_changes_nothing(sides: int) -> None:
     """A run on one core can be gone on with on two."""
     model, batches = made_model(0.3), made_batches()
-    SideBySide(model, 0).backward(batches, WEIGHTS, 0)
+    SideBySide(model, 0, 3).backward(batches, WEIGHTS, 0)
     two = taken(model)
-    torch.set_num_threads(1)
-    SideBySide(model, 0).backward(batches, WEIGHTS, 0)
+    torch.set_num_threads(sides)
+    SideBySide(model, 0, 3).backward(batches, WEIGHTS, 0)
     assert all(map(torch.equal, two, taken(model)))
+
+
+def test_every_side_sees_what_an_optimiser_changes_and_the_mode() -> None:
+    model, batches = made_model(0.3), made_batches()
+    side = SideBySide(model, 0, 3)
+    side.backward(batches, WEIGHTS, 0)
+    taken(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    model.eval()
+    side.backward(batches, WEIGHTS, 0)
+    found = taken(model)
+    for batch, weights in zip(batches, WEIGHTS, strict=True):
+        model(**batch, weights=weights)[0].backward()
+    torch.testing.assert_close(found, taken(model), rtol=1e-3, atol=1e-5)
 
 
 def test_the_threads_are_given_back_even_after_an_error() -> None:
     model, batches = made_model(0.0), made_batches()
-    worker = SideBySide(model, 0)
+    worker = SideBySide(model, 0, 3)
     worker.backward(batches, WEIGHTS, 0)
     assert torch.get_num_threads() == 2
     with pytest.raises(RuntimeError):
