@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
-import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import polars as pl
 from tqdm import tqdm
 
 from p5_t5.data.tables import check_tables, data_card, write_tables
+from p5_t5.data.titles import tidy_title
 
 HERE = Path(__file__).resolve().parent
 ARCHIVE = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
@@ -36,7 +36,6 @@ CHECKSUMS = {
 }
 GROUPLENS_FILES = ("u.data", "u.item", "u.user", "u.genre")
 RECBOLE_FILES = ("ml-100k.inter", "ml-100k.item", "ml-100k.user")
-ARTICLES = "The|A|An|Les|La|Le|L'|Das|Der|Die|Det|Il|El|O"
 TIMEOUT = 20  # seconds without a byte before the next source is tried
 TERMS = (
     "GroupLens lets these data be used for research. They may not be passed on, nor used for "
@@ -151,21 +150,6 @@ def _cells(files: dict[str, bytes], name: str, columns: Sequence[str], **form: s
         raise ValueError(f"{name}: expected the columns {', '.join(columns)}; {error}") from error
 
 
-def tidy_title(title: str) -> tuple[str, int | None]:
-    """Split a listed title into a plain one and its year.
-
-    "Blue Angel, The (Blaue Engel, Der) (1930)" becomes "The Blue Angel (Der Blaue Engel)", 1930.
-    """
-    title = " ".join(title.split())
-    year = re.search(r" ?\((\d{4})\)(?: ?\([IV]+\))?$", title)
-    if year:
-        title = title[: year.start()]
-    moved = re.sub(rf"(^|\()([^()]*), ({ARTICLES})(?= ?\(|\)|$)", r"\1\3 \2", title)
-    moved = moved.replace("L' ", "L'").strip()
-    # Film 267 has no name in the original; the recbole copy misspells that.
-    return ("unknown" if moved == "unkonwn" else moved), int(year.group(1)) if year else None
-
-
 def _from_grouplens(files: dict[str, bytes]) -> Frames:
     genres = [
         line.split("|")[0] for line in files["u.genre"].decode("latin-1").splitlines() if line
@@ -212,7 +196,9 @@ def _tidy(interactions: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame) 
     interactions = interactions.with_columns(
         pl.col("rating").cast(pl.Float64), pl.col("timestamp").cast(pl.Float64).cast(pl.Int64)
     )
-    tidied = [tidy_title(title) for title in tqdm(items["title"], desc="titles")]
+    # Film 267 has no name in the original; the recbole copy misspells that.
+    titles = items["title"].replace("unkonwn", "unknown")
+    tidied = [tidy_title(title) for title in tqdm(titles, desc="titles")]
     known = pl.element().filter(pl.element() != "unknown")
     items = items.select(
         "item_id",

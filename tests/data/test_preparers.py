@@ -16,7 +16,7 @@ from p5_t5.data.tables import Tables, describe, read_tables
 
 HOUSE = Path(__file__).parents[2]
 SHARED = HOUSE.parent / "shared" / "data"
-NAMES = ("amazon_2014", "movielens_100k", "sequences", "toy")
+NAMES = ("amazon_2014", "movielens_100k", "movielens_latest_small", "sequences", "toy")
 
 
 def load(name: str) -> ModuleType:
