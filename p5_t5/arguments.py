@@ -191,7 +191,7 @@ class TrainArguments:
         metadata={"help": "no, fp16 or bf16; auto is bf16 on a GPU that has it and no elsewhere"},
     )
     num_threads: int = field(
-        default=0, metadata={"help": "CPU threads of each process; 0 shares all cores out"}
+        default=0, metadata={"help": "CPU cores to use, for each process; 0 shares all out"}
     )
     seed: int = field(default=42, metadata={"help": "seed of everything that is random"})
     evaluations: int = field(default=8, metadata={"help": "validations during the run"})
@@ -295,7 +295,7 @@ class BatchArguments:
         default=2048, metadata={"help": "users a file: what a restart does again at most"}
     )
     num_threads: int = field(
-        default=0, metadata={"help": "CPU threads of each process; 0 shares all cores out"}
+        default=0, metadata={"help": "CPU cores to use, for each process; 0 shares all out"}
     )
 
 
