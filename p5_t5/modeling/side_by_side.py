@@ -30,7 +30,7 @@ class SideBySide:
     """Gradients of several batches at once, the same ones whatever is done first."""
 
     def __init__(self, model: P5ForConditionalGeneration, seed: int, batches: int) -> None:
-        """Uses as many processes as torch has threads by now, or these where none can be forked.
+        """Uses as many processes as torch has threads by now, or threads where none can be forked.
 
         Args:
             model: on a CPU, in float32; stays in the mode that it is in. Where processes are
@@ -42,12 +42,11 @@ class SideBySide:
         self.model, self._seed, self._threads = model, seed, torch.get_num_threads()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self._processes: list[_Process] = []
-        if 1 < self._threads <= batches and can_fork():
+        sides = min(self._threads, batches)
+        if sides > 1 and can_fork():
             for parameter in self.parameters:
                 parameter.data = shared_like(parameter).copy_(parameter.data)
-            most = -(-batches // self._threads)
-            for _ in range(1, self._threads):
-                self._processes.append(_Process(self, most))
+            self._processes = [_Process(self, -(-batches // sides)) for _ in range(1, sides)]
         self._pool = ThreadPoolExecutor(self._threads, "side-by-side")
 
     def backward(

@@ -85,13 +85,13 @@ def test_one_step_draws_one_dropout_and_another_another() -> None:
     assert not any(map(torch.equal, seventh, taken(model)))
 
 
-@pytest.mark.parametrize("sides", [1, 3])
-def test_how_many_batches_go_side_by_side_changes_nothing(sides: int) -> None:
-    """A run on one core can be gone on with on two."""
+@pytest.mark.parametrize("cores", [1, 3, 5])
+def test_how_many_batches_go_side_by_side_changes_nothing(cores: int) -> None:
+    """A run on one core can be gone on with on two; more cores than batches do no harm."""
     model, batches = made_model(0.3), made_batches()
     SideBySide(model, 0, 3).backward(batches, WEIGHTS, 0)
     two = taken(model)
-    torch.set_num_threads(sides)
+    torch.set_num_threads(cores)
     SideBySide(model, 0, 3).backward(batches, WEIGHTS, 0)
     assert all(map(torch.equal, two, taken(model)))
 
