@@ -57,7 +57,7 @@ class Forked:
         process = context.Process(target=_serve, args=(theirs, work, os.getpid()), daemon=True)
         process.start()
         theirs.close()
-        weakref.finalize(self, _end, process, self._pipe)
+        weakref.finalize(self, _end, process, self._pipe, os.getpid())
 
     def start(self, *arguments: Any) -> None:
         """Begins a call; ``result`` must follow."""
@@ -82,7 +82,9 @@ class Forked:
         return _map(found, _to_tensor)
 
 
-def _end(process: BaseProcess, pipe: Connection) -> None:
+def _end(process: BaseProcess, pipe: Connection, parent: int) -> None:
+    if os.getpid() != parent:
+        return  # a process forked later has dropped its copy
     pipe.close()
     process.terminate()
     process.join()

@@ -90,6 +90,15 @@ def test_it_ends_with_the_last_reference_to_it() -> None:
     assert not is_running(number)
 
 
+def test_a_process_forked_later_does_not_end_an_earlier_one() -> None:
+    held = [Forked(os.getpid)]
+    number = asked(held[0])
+    assert asked(Forked(held.clear)) is None
+    time.sleep(0.1)
+    assert is_running(number)
+    assert asked(held[0]) == number
+
+
 def test_it_ends_when_its_parent_is_killed() -> None:
     code = (
         "import os, sys, time\n"
