@@ -96,7 +96,6 @@ def _serve(pipe: Connection, work: Callable[..., Any], parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # No fork takes threads along: whoever shares work out among them would wait for ever.
     torch.set_num_threads(1)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     while True:
         while not pipe.poll(_PATIENCE):
             if os.getppid() != parent:
