@@ -15,7 +15,7 @@ from p5_t5.protocol import defaults as protocol_defaults
 
 # Without a limit a run ends at the first of these two.
 DEFAULT_MINUTES, DEFAULT_EPOCHS = 10.0, 5.0
-DEFAULT_TASKS, DEFAULT_HISTORY = ("sequential=6", "rating=3", "explanation=1"), 50
+DEFAULT_TASKS, DEFAULT_HISTORY = ("sequential=4", "rating=5", "explanation=1"), 50
 # P5's program trains all of its families, as often as its sampling counts say.
 COUNTED_TASKS = ("sequential", "rating", "explanation", "review", "direct")
 
@@ -40,7 +40,7 @@ class DataArguments:
     tasks: list[str] | None = field(
         default=None,
         metadata={"help": "tasks with their shares of the training examples, as NAME=SHARE; "
-                  "sequential=6 rating=3 explanation=1 if unset. With --sampling_counts names "
+                  "sequential=4 rating=5 explanation=1 if unset. With --sampling_counts names "
                   "alone; all but zero-shot if unset"},
     )  # fmt: skip
     item_ids: str = field(
