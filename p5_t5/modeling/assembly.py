@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +28,9 @@ from p5_t5.prompting.span_corruption import SENTINELS
 
 # A tokenizer learns from so many rendered examples.
 _EXAMPLES = 20_000
+_NUMBER = re.compile(r"▁(\d+(?:\.\d+)?)").fullmatch
+# How far apart numbers of stars are that start .6 alike, and what part of each is its own.
+_STARS_APART, _OWN = 0.5, 0.05
 
 
 def make_tokenizer(
@@ -78,8 +82,9 @@ def make_model(
         codes: of the items.
         checkpoint: a folder or a name on the Hub.
         told: new item tokens start near those that stand beside them in the training histories of
-            this corpus, and a new tokenizer's pieces near those beside them in its prompts; without
-            it they start at random. Those of a checkpoint stay as they are.
+            this corpus, and a new tokenizer's pieces near those beside them in its prompts, but for
+            numbers of stars, which start near each other; without it they start at random. Those
+            of a checkpoint stay as they are.
         seed: of that start.
     """
     model = build_model(config, checkpoint)
@@ -91,6 +96,8 @@ def make_model(
         _place_items(model, tokenizer, codes, told.split, seed)
     if checkpoint is None:
         _place_pieces(model, tokenizer, _texts(told, seed), seed)
+        if told.answers:
+            _place_stars(model, tokenizer, told.answers)
     return model
 
 
@@ -148,6 +155,36 @@ def _place_pieces(
 
 
 @torch.no_grad()
+def _place_stars(
+    model: P5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, answers: Sequence[float]
+) -> None:
+    """Moves numbers within the range of the stars to a smooth path: 4.6 is close to 4.5, not to 2.
+
+    They stay as far from nought as they were, in the mean.
+    """
+    found = [(float(n[1]), token) for token in tokenizer.get_vocab() if (n := _NUMBER(token))]
+    within = sorted(pair for pair in found if min(answers) <= pair[0] <= max(answers))
+    if not within:
+        return
+    place = np.array([number for number, _ in within])
+    alike = np.exp(-0.5 * ((place[:, None] - place) / _STARS_APART) ** 2)
+    # Mixtures of the drawn vectors by a root of this matrix are as alike as it says.
+    mixture = np.linalg.cholesky((1 - _OWN) * alike + _OWN * np.eye(len(place)))
+    rows = torch.tensor(
+        tokenizer.convert_tokens_to_ids([token for _, token in within]), device=model.device
+    )
+    for weight in _vocabulary(model):
+        weight[rows] = (
+            torch.tensor(mixture, dtype=weight.dtype, device=weight.device) @ weight[rows]
+        )
+
+
+def _vocabulary(model: P5ForConditionalGeneration) -> list[torch.nn.Parameter]:
+    """The matrices with one row a token: one where the output layer is tied, else two."""
+    return list({id(w): w for w in (model.shared.weight, model.lm_head.weight)}.values())
+
+
+@torch.no_grad()
 def _place(model: P5ForConditionalGeneration, tokens: list[int], vectors: Vectors) -> None:
     """Moves tokens' embeddings from where they were drawn towards vectors of at most length one.
 
@@ -158,6 +195,6 @@ def _place(model: P5ForConditionalGeneration, tokens: list[int], vectors: Vector
     # Their leading directions would fill the first dimensions alone.
     turned = placed @ torch.nn.init.orthogonal_(placed.new_empty(placed.shape[1], model.model_dim))
     left = (1 - turned.square().sum(1, keepdim=True)).clamp(min=0).sqrt()
-    for weight in {id(w): w for w in (model.shared.weight, model.lm_head.weight)}.values():
+    for weight in _vocabulary(model):
         drawn = weight[rows]
         weight[rows] = turned * drawn.norm(dim=1).mean() + drawn * left

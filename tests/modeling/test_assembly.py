@@ -125,17 +125,49 @@ def test_new_item_tokens_start_near_their_neighbours(
         assert beside > (own @ own.T).mean() + 0.1
 
 
-def test_pieces_of_words_start_near_their_neighbours_but_numbers_stay_apart(toy: Path) -> None:
+def test_pieces_of_words_start_near_their_neighbours_but_other_pieces_stay(toy: Path) -> None:
     corpus = corpus_of(toy, "sequential", "rating")
     tokenizer, drawn, placed = drawn_and_placed(corpus)
-    numbers = tokenizer.convert_tokens_to_ids([*"12345", "▁4", "▁5", "</s>", "<extra_id_0>"])
-    assert torch.equal(placed[numbers], drawn[numbers])
+    others = tokenizer.convert_tokens_to_ids([*"12345", "</s>", "<extra_id_0>"])
+    assert torch.equal(placed[others], drawn[others])
     words = tokenizer.convert_tokens_to_ids(["▁stars", "▁give", "▁visitor", "▁average"])
     assert tokenizer.unk_token_id not in words
     own = torch.nn.functional.normalize(placed[words])
     assert own.norm(dim=1) == pytest.approx(1)
     # "How many stars will … give": beside each other in the prompts.
     assert own[0] @ own[1] > 0.2 + drawn[words[0]] @ drawn[words[1]]
+
+
+def test_numbers_of_stars_start_on_a_smooth_path(toy: Path) -> None:
+    tokenizer, drawn, placed = drawn_and_placed(corpus_of(toy, "sequential", "rating"))
+    path = [f"▁{tenths / 10}" for tenths in range(10, 51)]
+    rows = tokenizer.convert_tokens_to_ids(path)
+    assert tokenizer.unk_token_id not in rows
+    own = torch.nn.functional.normalize(placed[rows])
+    alike = own @ own.T
+    neighbours, far = alike.diagonal(1), alike.diagonal(20)
+    # Sixteen random dimensions leave distant numbers alike by chance, the next ones by far more.
+    assert neighbours.min() > 0.8 and neighbours.mean() > 0.9
+    assert far.mean() < 0.5
+    length = drawn[rows].norm(dim=1).mean().item()
+    assert placed[rows].norm(dim=1).mean().item() == pytest.approx(length, rel=0.2)
+    # The stars themselves lie where their numbers do.
+    stars, numbers = (
+        torch.nn.functional.normalize(
+            placed[tokenizer.convert_tokens_to_ids([f"▁{star}{end}" for star in range(1, 6)])]
+        )
+        for end in ("", ".0")
+    )
+    assert (stars @ numbers.T).argmax(dim=1).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_without_stars_numbers_stay_where_they_were_drawn(tmp_path: Path) -> None:
+    lines = [f"u{user},i{(user + step) % 5}" for user in range(6) for step in range(4)]
+    (tmp_path / "interactions.csv").write_text("user_id,item_id\n" + "\n".join(lines), "utf-8")
+    tokenizer, drawn, placed = drawn_and_placed(corpus_of(tmp_path, "sequential"))
+    numbers = [token for token in tokenizer.get_vocab() if token.removeprefix("▁").isdigit()]
+    rows = tokenizer.convert_tokens_to_ids(numbers)
+    assert rows and torch.equal(placed[rows], drawn[rows])
 
 
 def test_the_item_tokens_of_a_p5_stay_where_they_are(toy: Path, tmp_path: Path) -> None:
