@@ -64,9 +64,9 @@ def test_ids_and_answers_are_those_of_p5() -> None:
     assert set(OWN) == {
         *(("sequential", f"continue-{n}") for n in range(1, 9)),
         *(("sequential", f"next-{n}") for n in range(1, 5)),
-        *(("rating", f"expected-{n}") for n in range(1, 3)),
-        *(("rating", f"rated-{n}") for n in range(1, 6)),
-        *(("rating", f"compared-{n}") for n in range(1, 5)),
+        *(("rating", f"expected-{n}") for n in range(1, 5)),
+        *(("rating", f"rated-{n}") for n in range(1, 8)),
+        *(("rating", f"compared-{n}") for n in range(1, 7)),
         *(("rating", f"habit-{n}") for n in range(1, 5)),
         *(("review", f"headed-{n}") for n in range(1, 4)),
         *(("direct", f"choose-{n}") for n in range(1, 4)),
@@ -84,8 +84,9 @@ def test_reported_are_p5s_pairs_one_like_the_continuing_ones_and_whatever_is_onl
     assert reported == PAIRS | {"1-4"} | {id_ for family, id_ in P5 if family == "zero-shot"}
     # The others are there for variety: what many wordings say is not learnt by its wording.
     various = {f"continue-{n}" for n in range(5, 9)} | {f"next-{n}" for n in range(1, 5)}
-    various |= {"expected-1", "expected-2", "choose-1", "choose-2", "choose-3"}
-    various |= {"rated-2", "rated-3", "rated-5", "compared-2", "habit-2", "habit-4", "headed-2"}
+    various |= {f"expected-{n}" for n in range(1, 5)} | {"choose-1", "choose-2", "choose-3"}
+    various |= {f"rated-{n}" for n in (2, 3, 5, 6, 7)} | {f"compared-{n}" for n in (2, 5, 6)}
+    various |= {"habit-2", "habit-4", "headed-2"}
     assert {id_ for _, id_ in OWN if not OWN[_, id_].reported} - various == {
         "mend-2",
         "mend-3",
