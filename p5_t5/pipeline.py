@@ -348,14 +348,14 @@ class P5RecommendPipeline(Pipeline):
                 else []
                 for request in about
             ]
-            length_penalty = reasons.length_penalty if reasons else 1.0
-            texts = self.predictor.explain(prompts, known, length_penalty)
+            by = (reasons.length_penalty, reasons.commonness) if reasons else ()
+            texts = self.predictor.explain(prompts, known, *by)
             for (answer, _), text, own in zip(flat, texts, known, strict=True):
                 # What a model writes where no fact holds would not be so.
                 silent = reasons is not None and reasons.complete and not own
                 answer["explanation"] = None if silent else text
-                by = reasons.source if reasons and own else "model"
-                answer["explained_by"] = None if silent else by
+                source = reasons.source if reasons and own else "model"
+                answer["explained_by"] = None if silent else source
             return answers
         if task == "rating":
             scores, _ = self.predictor.rate(prompts)

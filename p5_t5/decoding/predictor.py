@@ -15,7 +15,7 @@ from p5_t5.decoding.beam_search import Ranking, beam_search
 from p5_t5.decoding.constraints import allow
 from p5_t5.decoding.exact import pair_scores
 from p5_t5.decoding.legal import LegalLeaves
-from p5_t5.decoding.texts import text_scores
+from p5_t5.decoding.texts import likeness, text_scores
 from p5_t5.decoding.trie import Trie, TrieTensors, build_trie
 from p5_t5.decoding.unconstrained import FreeSearch
 from p5_t5.modeling.collator import Collator
@@ -240,19 +240,21 @@ class Predictor:
         prompts: Sequence[Prompt],
         known: Sequence[Sequence[str]],
         length_penalty: float = 1.0,
+        commonness: float = 0.0,
     ) -> list[str]:
-        """For each prompt the most probable of its known texts; where it has none, one is written.
+        """For each prompt the best of its known texts; where it has none, one is written.
 
         Args:
             prompts: prompts whose answer is a text.
             known: for each prompt the texts to choose from.
             length_penalty: of the choice, as ``pick`` has it.
+            commonness: of the choice, as ``pick`` has it.
         """
         texts = [""] * len(prompts)
         asked = [i for i, own in enumerate(known) if own]
         if asked:
             picked = self.pick(
-                [prompts[i] for i in asked], [known[i] for i in asked], length_penalty
+                [prompts[i] for i in asked], [known[i] for i in asked], length_penalty, commonness
             )
             for i, text in zip(asked, picked, strict=True):
                 texts[i] = text
@@ -268,13 +270,15 @@ class Predictor:
         prompts: Sequence[Prompt],
         texts: Sequence[Sequence[str]],
         length_penalty: float = 1.0,
+        commonness: float = 0.0,
     ) -> list[str]:
-        """For each prompt the most probable of some texts.
+        """For each prompt the most probable of some texts, or one that is like the others too.
 
         Args:
             prompts: prompts whose answer is a text.
             texts: for each prompt at least one text to choose from.
             length_penalty: 1 compares by the mean over the tokens, more favours long texts.
+            commonness: how much a text's likeness to the others counts beside its log-probability.
         """
         self.model.eval()
         picked = [""] * len(prompts)
@@ -289,7 +293,8 @@ class Predictor:
                 length_penalty=length_penalty,
             )
             for i, own in zip(index.tolist(), scores, strict=True):
-                picked[i] = texts[i][int(np.argmax(own))]
+                common = commonness * likeness(texts[i]) if commonness else 0.0
+                picked[i] = texts[i][int(np.argmax(np.array(own) + common))]
         return picked
 
     def _search(

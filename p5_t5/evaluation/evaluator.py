@@ -304,14 +304,14 @@ class Evaluator:
         facts: Sequence[Asked],
     ) -> Metrics:
         known: list[list[str]] = [[] for _ in prompts]
-        length_penalty = 1.0
+        length_penalty, commonness = 1.0, 0.0
         if kind.slot == "explanation" and self.reasons is not None:
-            length_penalty = self.reasons.length_penalty
+            length_penalty, commonness = self.reasons.length_penalty, self.reasons.commonness
             known = [
                 self.reasons.about(state, fact)
                 for state, fact in zip(self._states(asked), facts, strict=True)
             ]
-        written = self.predictor.explain(prompts, known, length_penalty)
+        written = self.predictor.explain(prompts, known, length_penalty, commonness)
         rows = asked.rows.tolist()
         references = [self.split.texts[kind.slot][row] or "" for row in rows]
         metrics = text_metrics(written, references)

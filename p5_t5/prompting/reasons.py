@@ -31,7 +31,9 @@ class Reasons(Interface):
 
     source: ClassVar[str]  # what the sentences are: quote or fact
     complete: ClassVar[bool]  # whether nothing else of the kind could be true
-    length_penalty: ClassVar[float]  # of the choice among them, as ``generate`` means it
+    # Of the choice among them, as ``Predictor.pick`` has it.
+    length_penalty: ClassVar[float]
+    commonness: ClassVar[float]
 
     def about(self, state: UserState, asked: Asked) -> list[str]:
         """The sentences to choose from, each once; none where nothing is known.
@@ -61,6 +63,9 @@ class Quotes:
     # By the mean over their tokens the shortest are chosen too often: they had 9 words where the
     # references have 15 (Musical Instruments, validation; 1.3 gives 15, and the highest BLEU).
     length_penalty: ClassVar[float] = 1.3
+    # What many say of an item the next one says too: BLEU-4 .77 for .63 by the model alone, ROUGE-L
+    # 12.7 for 11.5, much alike from 10 to 150 (Musical Instruments, validation).
+    commonness: ClassVar[float] = 30.0
 
     @classmethod
     def of(cls, split: Split) -> Quotes:
@@ -123,6 +128,7 @@ class Facts:
     source: ClassVar[str] = "fact"
     complete: ClassVar[bool] = True
     length_penalty: ClassVar[float] = 1.0
+    commonness: ClassVar[float] = 0.0
 
     def about(self, state: UserState, asked: Asked) -> list[str]:
         """One sentence for each category that holds; for the wished one, if it is one of them."""

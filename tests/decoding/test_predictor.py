@@ -67,3 +67,13 @@ def test_a_penalty_of_length_chooses_longer_texts(predictor: Predictor) -> None:
     long, long_too, written_again = predictor.explain(PROMPTS, known, 10.0)
     assert long == long_too == texts[1]
     assert written == written_again
+
+
+def test_commonness_chooses_what_the_others_say_too(predictor: Predictor) -> None:
+    odd = "Cheap strings."
+    texts = [odd, "The tone is warm.", "The tone is warm and full."]
+    known = [texts, texts[::-1], [odd]]
+    first, second, alone = predictor.explain(PROMPTS, known, 1.0, 1e6)
+    assert first == second == texts[1]
+    assert alone == odd
+    assert predictor.explain(PROMPTS, known, 1.0, -1e6)[:2] == [odd, odd]

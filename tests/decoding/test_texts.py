@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import T5Config, T5ForConditionalGeneration
 
-from p5_t5.decoding.texts import text_scores
+from p5_t5.decoding.texts import likeness, text_scores
 
 WORDS = 30
 tokens = st.integers(2, WORDS - 1)
@@ -64,3 +66,23 @@ def test_a_text_of_no_token_is_refused(model: T5ForConditionalGeneration) -> Non
     ids = torch.tensor([[3, 4]])
     with pytest.raises(ValueError, match="at least one token"):
         text_scores(model, ids, torch.ones_like(ids), [[[5, 1], []]])
+
+
+def test_likeness_is_the_share_of_words_and_pairs_in_common() -> None:
+    found = likeness(["The tone is warm.", "the TONE is bright.", "Cheap strings"])
+    # Four of five words (with the full stop) and two of the pairs; the third shares nothing.
+    between = (2 * 2 * 4 + 2 * 2) / 3 / 10
+    assert found.tolist() == pytest.approx([between / 2, between / 2, 0])
+    assert likeness(["alone"]).tolist() == [0]
+    assert likeness(["", ""]).tolist() == [0, 0]
+
+
+@given(st.lists(st.text("ab ", max_size=12), min_size=2, max_size=5), st.randoms())
+def test_likeness_knows_no_order_and_is_highest_among_equals(
+    texts: list[str], random: Random
+) -> None:
+    found = dict(zip(texts, likeness(texts), strict=True))
+    assert all(-1e-12 <= value <= 1 for value in found.values())
+    random.shuffle(texts)
+    assert dict(zip(texts, likeness(texts), strict=True)) == pytest.approx(found)
+    assert likeness(["a b", "a b"])[0] >= likeness(["a b", *texts])[0]

@@ -45,15 +45,13 @@ def test_the_feature_chooses_among_quotes_only_where_the_prompt_names_it(
     monkeypatch.setattr(
         evaluator.predictor,
         "explain",
-        lambda prompts, known, penalty: (
-            given.update({id_: known, "penalty": penalty}) or ["text"] * len(prompts)
-        ),
+        lambda prompts, known, *by: given.update({id_: known, "by": by}) or ["text"] * len(prompts),
     )
     quoting = Evaluator(evaluator.predictor, corpus.prompter, corpus.split, reasons=corpus.reasons)
     for id_ in ("3-3", "3-9"):
         quoting.judge(task, next(t for t in corpus.templates if t.id == id_), asked)
     assert corpus.reasons is not None
-    assert given["penalty"] == corpus.reasons.length_penalty
+    assert given["by"] == (corpus.reasons.length_penalty, corpus.reasons.commonness)
     for row, told, named in zip(asked.rows.tolist(), given["3-3"], given["3-9"], strict=True):
         item = int(corpus.split.histories.items[row])
         state = corpus.split.histories.state(0)
