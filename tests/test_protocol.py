@@ -238,7 +238,7 @@ def test_rows_split_by_chance_are_not_told_by_lists_of_stars(toy: Path) -> None:
     def told(**switches: bool) -> list[str]:
         return [t.id for t in corpus_of(toy, **switches).templates if t.slots & RATED_SLOTS]
 
-    rated, compared = range(1, 6), range(1, 5)
+    rated, compared = range(1, 8), range(1, 7)
     assert told() == [*(f"rated-{n}" for n in rated), *(f"compared-{n}" for n in compared)]
     assert told(random_row_split=True) == []
 

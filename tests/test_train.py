@@ -58,7 +58,7 @@ def test_every_family_trains_and_is_judged(toy: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     metrics = json.loads((output / "metrics.json").read_text())
     assert tuple(metrics["test"]) == families
-    assert sum(map(len, metrics["test"].values())) == 90
+    assert sum(map(len, metrics["test"].values())) == 96
     first = {
         "sequential": {"next_item": "hr@10", "choice": "hr@10/candidates", "yes_no": "auc"},
         "rating": {"stars": "rmse", "yes_no": "f1", "like": "recall"},
