@@ -6,11 +6,13 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from p5_t5.data.cooccurrence import Vectors, cooccurrence_vectors
 from p5_t5.data.item_ids import ItemCodes
+from p5_t5.data.leanings import word_leanings
 from p5_t5.data.splits import Split
 from p5_t5.data.usual_stars import star_texts
 from p5_t5.modeling.p5 import P5Config, P5ForConditionalGeneration, build_model, is_p5
@@ -31,6 +33,8 @@ _EXAMPLES = 20_000
 _NUMBER = re.compile(r"▁(\d+(?:\.\d+)?)").fullmatch
 # How far apart numbers of stars are that start .6 alike, and what part of each is its own.
 _STARS_APART, _OWN = 0.5, 0.05
+# A usual word lies so far on the way from few stars to many, and no word further than the second.
+_LEANING, _FURTHEST = 0.2, 0.8
 
 
 def make_tokenizer(
@@ -83,8 +87,8 @@ def make_model(
         checkpoint: a folder or a name on the Hub.
         told: new item tokens start near those that stand beside them in the training histories of
             this corpus, and a new tokenizer's pieces near those beside them in its prompts, but for
-            numbers of stars, which start near each other; without it they start at random. Those
-            of a checkpoint stay as they are.
+            numbers of stars, which start near each other; words of reviews lean to the stars that
+            they go with. Without it all start at random. Those of a checkpoint stay as they are.
         seed: of that start.
     """
     model = build_model(config, checkpoint)
@@ -96,8 +100,10 @@ def make_model(
         _place_items(model, tokenizer, codes, told.split, seed)
     if checkpoint is None:
         _place_pieces(model, tokenizer, _texts(told, seed), seed)
-        if told.answers:
-            _place_stars(model, tokenizer, told.answers)
+        stars = _star_tokens(tokenizer, told.answers)
+        if stars:
+            _place_stars(model, stars)
+            _lean_pieces(model, tokenizer, told, (stars[0][1], stars[-1][1]), seed)
     return model
 
 
@@ -148,35 +154,82 @@ def _place_pieces(
     generator = np.random.default_rng([6, seed])
     vectors = cooccurrence_vectors(offsets, pieces, len(tokenizer), model.model_dim, generator)
     # All numbers stand beside the same words, and must be told from each other first of all.
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    numbers = [any(letter.isdigit() for letter in token) for token in tokens]
-    placed = np.flatnonzero(vectors.any(1) & ~np.array(numbers))
+    placed = np.flatnonzero(vectors.any(1) & ~_numbers(tokenizer))
     _place(model, placed.tolist(), vectors[placed])
 
 
+def _star_tokens(
+    tokenizer: PreTrainedTokenizerBase, answers: Sequence[float]
+) -> list[tuple[float, int]]:
+    """The numbers within the range of the answers that are one token, with it, lowest first."""
+    if not answers:
+        return []
+    vocabulary = tokenizer.get_vocab().items()
+    found = [(float(match[1]), id_) for token, id_ in vocabulary if (match := _NUMBER(token))]
+    return sorted(pair for pair in found if min(answers) <= pair[0] <= max(answers))
+
+
 @torch.no_grad()
-def _place_stars(
-    model: P5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, answers: Sequence[float]
-) -> None:
-    """Moves numbers within the range of the stars to a smooth path: 4.6 is close to 4.5, not to 2.
+def _place_stars(model: P5ForConditionalGeneration, stars: Sequence[tuple[float, int]]) -> None:
+    """Moves numbers of stars to a smooth path: 4.6 is close to 4.5, not to 2.
 
     They stay as far from nought as they were, in the mean.
     """
-    found = [(float(n[1]), token) for token in tokenizer.get_vocab() if (n := _NUMBER(token))]
-    within = sorted(pair for pair in found if min(answers) <= pair[0] <= max(answers))
-    if not within:
-        return
-    place = np.array([number for number, _ in within])
+    place = np.array([number for number, _ in stars])
     alike = np.exp(-0.5 * ((place[:, None] - place) / _STARS_APART) ** 2)
     # Mixtures of the drawn vectors by a root of this matrix are as alike as it says.
     mixture = np.linalg.cholesky((1 - _OWN) * alike + _OWN * np.eye(len(place)))
-    rows = torch.tensor(
-        tokenizer.convert_tokens_to_ids([token for _, token in within]), device=model.device
-    )
+    rows = torch.tensor([token for _, token in stars], device=model.device)
     for weight in _vocabulary(model):
         weight[rows] = (
             torch.tensor(mixture, dtype=weight.dtype, device=weight.device) @ weight[rows]
         )
+
+
+@torch.no_grad()
+def _lean_pieces(
+    model: P5ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Corpus,
+    ends: tuple[int, int],
+    seed: int,
+) -> None:
+    """Moves pieces of reviews' words towards the most stars or the fewest, as they go with them.
+
+    What a review says of its stars is then there from the first step on; learnt from the stars
+    alone it takes long, and what is learnt by heart in that time is never unlearnt. ``ends`` are
+    the tokens of the fewest stars and of the most.
+    """
+    prompts = (template for task in corpus.judged for template in corpus.of(task))
+    if not any("review" in template.slots for template in prompts):
+        return
+    split = corpus.split
+    rows = split.of_rows.rows("train")
+    rows = rows[(split.known("review") & split.known("rating"))[rows]]
+    if rows.size > _EXAMPLES:
+        rows = np.random.default_rng([7, seed]).choice(rows, _EXAMPLES, replace=False)
+    if not rows.size:
+        return
+    none = [None] * len(split.histories.items)
+    texts = [split.texts.get(name, none) for name in ("summary", "review")]
+    told = [" ".join(column[row] or "" for column in texts) for row in rows.tolist()]
+    pieces = tokenizer(told, add_special_tokens=False)["input_ids"]
+    leanings = word_leanings(pieces, split.histories.ratings[rows], len(tokenizer))
+    leanings[_numbers(tokenizer)] = 0
+    leaning = np.flatnonzero(leanings)
+    part = np.clip(_LEANING * leanings[leaning], -_FURTHEST, _FURTHEST)[:, None]
+    moved, parts = torch.tensor(leaning, device=model.device), torch.tensor(part, dtype=model.dtype)
+    for weight in _vocabulary(model):
+        way = torch.nn.functional.normalize(weight[ends[1]] - weight[ends[0]], dim=0)
+        before, to = weight[moved], parts.to(weight.device)
+        length = before.norm(dim=1, keepdim=True)
+        weight[moved] = before * (1 - to.square()).sqrt() + way * length * to
+
+
+def _numbers(tokenizer: PreTrainedTokenizerBase) -> npt.NDArray[np.bool_]:
+    """Which tokens have a digit, shape (tokens,)."""
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    return np.array([any(letter.isdigit() for letter in token) for token in tokens])
 
 
 def _vocabulary(model: P5ForConditionalGeneration) -> list[torch.nn.Parameter]:

@@ -171,6 +171,28 @@ def test_without_stars_numbers_stay_where_they_were_drawn(tmp_path: Path) -> Non
     assert rows and torch.equal(placed[rows], drawn[rows])
 
 
+def leanings(toy: Path, *tasks: str) -> dict[str, float]:
+    """For each piece of a word the cosine with the way from one star to five."""
+    tokenizer, _, placed = drawn_and_placed(corpus_of(toy, *tasks), d_model=512)
+    own = torch.nn.functional.normalize(placed)
+    few, many = tokenizer.convert_tokens_to_ids(["▁1", "▁5"])
+    found = own @ torch.nn.functional.normalize(own[many] - own[few], dim=0)
+    return {
+        token: float(found[id_])
+        for token, id_ in tokenizer.get_vocab().items()
+        if not any(letter.isdigit() for letter in token)
+    }
+
+
+def test_words_of_reviews_lean_to_the_stars_that_they_go_with(toy: Path) -> None:
+    found = leanings(toy, "review")
+    assert min(found[f"▁{word}"] for word in ("best", "joy", "worth")) > 0.15
+    assert max(found[f"▁{word}"] for word in ("waste", "halfway", "hoped")) < -0.15
+    # Where no prompt shows a review, none of its words leans.
+    unread = leanings(toy, "sequential", "rating")
+    assert "▁the" in unread and max(map(abs, unread.values())) < 0.2 < found["▁the"]
+
+
 def test_the_item_tokens_of_a_p5_stay_where_they_are(toy: Path, tmp_path: Path) -> None:
     corpus = corpus_of(toy, "sequential")
     tokenizer, model = assembled(corpus)
