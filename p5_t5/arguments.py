@@ -125,8 +125,8 @@ class ModelArguments:
     token_embeddings: str = field(
         default="cooccurrence",
         metadata={"help": "where the embeddings of new tokens start: cooccurrence (near what "
-                  "stands beside them, items in histories and words in prompts, and numbers of "
-                  "stars near each other) or random"},
+                  "stands beside them, items in histories and words in prompts; numbers of stars "
+                  "near each other; words of reviews towards their stars) or random"},
     )  # fmt: skip
     tie_lm_head: bool = field(
         default=True,
