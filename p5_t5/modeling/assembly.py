@@ -34,7 +34,7 @@ _NUMBER = re.compile(r"▁(\d+(?:\.\d+)?)").fullmatch
 # How far apart numbers of stars are that start .6 alike, and what part of each is its own.
 _STARS_APART, _OWN = 0.5, 0.05
 # A usual word lies so far on the way from few stars to many, and no word further than the second.
-_LEANING, _FURTHEST = 0.2, 0.8
+_LEANING, _FURTHEST = 0.4, 0.8
 
 
 def make_tokenizer(
