@@ -38,7 +38,7 @@ from p5_t5.prompting.templates import AnswerKind, PromptTemplate
 
 # README's presets: of data with reviews, and of all other.
 WITH_REVIEWS = (
-    *("--tasks", "sequential=3", "rating=7", "explanation=1", "review=4", "direct=2", "zero-shot"),
+    *("--tasks", "sequential=3", "rating=7", "explanation=1", "review=2", "direct=2", "zero-shot"),
     *("--vocab_size=6000", "--learning_rate=5e-4", "--early_stopping_patience=0"),
     *("--metric_for_best_model", "rating/rmse", "review/rmse", "--eval_examples=1000"),
 )
