@@ -36,15 +36,33 @@ from p5_t5.prompting.candidates import Candidates
 from p5_t5.prompting.tasks import TASKS
 from p5_t5.prompting.templates import AnswerKind, PromptTemplate
 
-# README's presets: of data with reviews, and of all other.
-WITH_REVIEWS = (
-    *("--tasks", "sequential=3", "rating=7", "explanation=1", "review=2", "direct=2", "zero-shot"),
-    *("--vocab_size=6000", "--learning_rate=5e-4", "--early_stopping_patience=0"),
-    *("--metric_for_best_model", "rating/rmse", "review/rmse", "--eval_examples=1000"),
-)
-WITHOUT = (
-    *("--tasks", "sequential=4", "rating=5", "explanation=1", "direct=3"),
-    "--eval_examples=200",  # validating all families on more would take much of the time
+# README's presets, by the columns that a data set must have, of several the first.
+RANKED = ("sequential/ndcg@10", "direct/ndcg@10/candidates")
+PRESETS: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
+    (
+        frozenset({"review", "rating"}),
+        (
+            *("--tasks", "sequential=3", "rating=7", "explanation=1", "review=2", "direct=2"),
+            *("zero-shot", "--vocab_size=6000", "--learning_rate=5e-4"),
+            *("--early_stopping_patience=0", "--eval_examples=1000"),
+            *("--metric_for_best_model", "rating/rmse", "review/rmse"),
+        ),
+    ),
+    (
+        frozenset({"rating"}),
+        (
+            *("--tasks", "sequential=4", "rating=5", "explanation=1", "direct=3"),
+            "--eval_examples=200",  # validating all families on more would take much of the time
+            *("--metric_for_best_model", *RANKED, "rating/rmse"),
+        ),
+    ),
+    (
+        frozenset(),
+        (
+            *("--tasks", "sequential=5", "direct=3", "--eval_examples=200"),
+            *("--metric_for_best_model", *RANKED),
+        ),
+    ),
 )
 RANKING = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
 SHOWN = (
@@ -73,7 +91,7 @@ def train(
     """
     dataset = find_dataset(options.dataset, HOME / "data").resolve()
     known = set(read_tables(dataset).interactions.columns)
-    preset = WITH_REVIEWS if {"review", "rating"} <= known else WITHOUT
+    preset = next(options for needs, options in PRESETS if needs <= known)
     command = [sys.executable, "-m", "accelerate.commands.launch", "train.py"]
     command += [f"--dataset={dataset}", f"--output_dir={output}"]
     command += [f"--max_train_minutes={minutes}", *preset, *shlex.split(options.train_args)]
