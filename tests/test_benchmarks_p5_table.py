@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -148,6 +149,37 @@ def test_runs_are_started_as_asked(
     assert (tmp_path / "own-paper" / "metrics.json").exists()
     assert report["paper"]["rating"] == report["rating"]
     assert "ease" not in report["paper"]["baselines"]["sequential"]["next_item"]
+
+
+def test_presets_are_those_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (p5_table.HOME / "README.md").read_text("utf-8").replace("\\\n", " ")
+    commands = re.findall(r"^accelerate launch (train\.py .*--eval_examples.*)$", readme, re.M)
+    assert len(commands) == len(p5_table.PRESETS) == 3
+    for (_, options), command in zip(p5_table.PRESETS, commands, strict=True):
+        words, read = command.split(), []
+        # The data set and the limit of the training come first.
+        for line in (words, [*words[:5], *options]):
+            monkeypatch.setattr(sys, "argv", line)
+            read.append(read_arguments())
+        assert read[0] == read[1]
+
+
+@pytest.mark.parametrize(
+    ("columns", "preset"), [(("rating", "review"), 0), (("rating",), 1), (("review",), 2), ((), 2)]
+)
+def test_the_preset_is_that_of_the_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: tuple[str, ...], preset: int
+) -> None:
+    rows = [f"u{user},i{item}" + ",3" * len(columns) for user in range(3) for item in range(3)]
+    header = ",".join(("user_id", "item_id", *columns))
+    (tmp_path / "interactions.csv").write_text("\n".join((header, *rows)), "utf-8")
+    commands: list[list[str]] = []
+    monkeypatch.setattr(p5_table, "call", commands.append)
+    options = p5_table.read_options([f"--dataset={tmp_path}"])
+    p5_table.train(options, 1.0, tmp_path / "model")
+    ((command),) = commands
+    own = p5_table.PRESETS[preset][1]
+    assert tuple(command[-len(own) :]) == own
 
 
 def test_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
