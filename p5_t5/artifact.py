@@ -174,7 +174,8 @@ class Knowledge:
             best_templates=settings["best_templates"],
             beams=settings["beams"],
             trie=Trie.load(folder / "trie.safetensors"),
-            protocol=Protocol(**settings["protocol"]),
+            # Folders of an earlier version always had their users in that order.
+            protocol=Protocol(**{"file_user_order": True, **settings["protocol"]}),
             reasons=reasons,
         )
 
@@ -248,8 +249,8 @@ def checkpoint_catalogue(name_or_path: str, protocol: Protocol) -> Catalogue | N
         protocol: of the training that goes on.
 
     Raises:
-        ValueError: there is no T5, a P5 whose folder is not whole, or one whose codes were not made
-            as the protocol says.
+        ValueError: there is no T5, a P5 whose folder is not whole, or one whose items or users were
+            not numbered as the protocol says.
     """
     recover_folder(Path(name_or_path))
     if not is_p5(name_or_path):
@@ -260,6 +261,12 @@ def checkpoint_catalogue(name_or_path: str, protocol: Protocol) -> Catalogue | N
         raise ValueError(
             f"{name_or_path}: its item codes were made {'from' if told else 'without'} held-out "
             f"interactions; go on with --heldout_item_order {str(told).lower()}"
+        )
+    told = known.protocol.file_user_order
+    if told != protocol.file_user_order:
+        raise ValueError(
+            f"{name_or_path}: its users were numbered in {'the' if told else 'no'} order of the "
+            f"file; go on with --file_user_order {str(told).lower()}"
         )
     return known.catalogue
 

@@ -23,6 +23,10 @@ class Protocol:
         "numbers give the answer away (only where codes follow the histories: --item_ids "
         "sequential or collaborative)"
     )
+    file_user_order: bool = _switch(
+        "users are numbered in the order of the file, which in data made from reviews sorted by "
+        "item puts users with a held-out item in common side by side"
+    )
     random_row_split: bool = _switch(
         "the rows of rating, explanation and review are split at random, 80/10/10, whatever is "
         "held out of the histories"

@@ -119,6 +119,31 @@ def test_item_numbers_give_the_answer_away_or_do_not(strangers: Path) -> None:
     assert "next_numbers" not in audit(told.split, corpus_of(strangers).catalogue.codes)
 
 
+def test_the_order_of_the_file_gives_items_away_or_does_not(tmp_path: Path) -> None:
+    # As in a file sorted by item, whose users come in the order in which it meets them: user 3k,
+    # 3k + 1 and 3k + 2 share item k, which the first of them has last.
+    rows = []
+    for user in range(300):
+        shared, own = f"shared {user // 3}", [f"own {(13 * user + n) % 997}" for n in range(4)]
+        listed = [*own, shared] if user % 3 == 0 else [shared, *own]
+        rows += [(f"{user}", item, n) for n, item in enumerate(listed)]
+    names = ("user_id", "item_id", "timestamp")
+    write_tables(tmp_path / "sorted", pl.DataFrame(rows, schema=names, orient="row"))
+    corpora = {
+        on: read_corpus(
+            tmp_path / "sorted", read_tasks(["sequential"]), PromptSettings(), item_ids="atomic",
+            seed=42, protocol=Protocol(file_user_order=on),
+        )
+        for on in (True, False)
+    }  # fmt: skip
+    shares = {on: audit(corpus.split)["neighbour_targets"] for on, corpus in corpora.items()}
+    assert shares[True] >= 1 / 3
+    assert shares[False] < shares[True] / 2
+    assert corpora[True].split.histories.user_ids[:3] == ("0", "1", "2")
+    assert corpora[True].split.histories.state(17).name == "17"
+    assert corpora[False].split.histories.state(17).name == "18"
+
+
 def test_rows_are_split_by_chance_apart_from_the_histories(toy: Path) -> None:
     drawn, whole = corpus_of(toy, random_row_split=True), corpus_of(toy)
     tasks = {task.name: task for task, _ in FAMILIES}
@@ -265,6 +290,8 @@ def test_a_run_as_in_the_paper_says_so_and_is_saved_with_all_it_needs(
     assert kept is not None and kept.codes == knowledge.catalogue.codes
     with pytest.raises(ValueError, match="go on with --heldout_item_order true"):
         checkpoint_catalogue(str(output), CORRECTED)
+    with pytest.raises(ValueError, match="go on with --file_user_order true"):
+        checkpoint_catalogue(str(output), Protocol(heldout_item_order=True))
     assert not any(template.given for template in knowledge.templates)
     assert done.stdout.count("user ") >= 5 and "p5-recommend" in done.stdout
     for switch in SWITCHES:

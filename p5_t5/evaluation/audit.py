@@ -25,6 +25,9 @@ from p5_t5.prompting.candidates import Candidates
 from p5_t5.prompting.tasks import Task
 from p5_t5.prompting.templates import AnswerKind, PromptTemplate
 
+# So many users numbered before and after are a user's neighbours.
+_NEAR = 5
+
 
 def audit(split: Split, codes: ItemCodes | None = None) -> dict[str, Any]:
     """Facts about the split that change how its numbers are read.
@@ -37,7 +40,9 @@ def audit(split: Split, codes: ItemCodes | None = None) -> dict[str, Any]:
         ``tied_users`` and ``tied_targets`` (shares of users whose order the file decides, at all
         and at the held-out items), ``repeated_targets`` (share of test items that the user already
         had: they can't be found while seen items are excluded), ``cold_targets`` (share of test
-        items that no training interaction shows), ``repeated_pairs`` (training rows of an item
+        items that no training interaction shows), ``neighbour_targets`` (share of test items that
+        the training of the five users numbered before or after shows: more than by chance where
+        the users' order gives items away), ``repeated_pairs`` (training rows of an item
         that the same user's held-out part has too: only histories may show them),
         ``told_targets`` (share of test items about which tasks on single rows train),
         ``derived_explanations`` and, for sequential codes, ``next_numbers`` (share of test items
@@ -55,11 +60,15 @@ def audit(split: Split, codes: ItemCodes | None = None) -> dict[str, Any]:
     )
     in_train = np.isin(users * size + test, train_pairs)
     repeated = in_train | (test == validation)
+    # No user lies below the first or above the last, so no pair is found there.
+    near = [users + step for step in range(-_NEAR, _NEAR + 1) if step]
+    shown = np.isin([other * size + test for other in near], train_pairs).any(axis=0)
     found = {
         "tied_users": split.tied_users / histories.num_users,
         "tied_targets": split.tied_targets / histories.num_users,
         "repeated_targets": float(repeated.mean()),
         "cold_targets": float((~np.isin(test, train_items)).mean()),
+        "neighbour_targets": float(shown.mean()),
         "repeated_pairs": int(split.heldout_again().sum()),
         "told_targets": float(np.isin(split.rows("test"), split.of_rows.rows("train")).mean()),
         "derived_explanations": split.derived_explanations,

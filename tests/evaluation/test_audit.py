@@ -44,6 +44,7 @@ def test_the_audit_counts_what_makes_numbers_look_better_or_worse(tmp_path: Path
     assert found["tied_users"] == found["tied_targets"] == 0.5
     assert found["repeated_targets"] == 0.5  # v had b before
     assert found["cold_targets"] == 0.5  # nobody trains on e
+    assert found["neighbour_targets"] == 0.5  # u trains on v's b, v not on u's e
     assert found["repeated_pairs"] == 2  # v's two first b
     assert found["derived_explanations"] is False
 
