@@ -146,6 +146,8 @@ class Knowledge:
         catalogue = Catalogue(
             pl.read_parquet(folder / "catalogue.parquet"), ItemCodes.from_dict(codes)
         )
+        # Folders of an earlier version always had their users in the order of the file.
+        protocol = Protocol(**{"file_user_order": True, **settings["protocol"]})
         prompt_settings = PromptSettings(**settings["settings"])
         reasons: Reasons | None = None
         # A folder of an earlier version says nothing of it.
@@ -167,6 +169,7 @@ class Knowledge:
                     for column in users.columns
                     if column.startswith("user_") and column != "user_id"
                 },
+                ids_are_names=protocol.file_user_order,
             ),
             templates=list(load_templates([folder / "prompts"], families).values()),
             settings=prompt_settings,
@@ -174,8 +177,7 @@ class Knowledge:
             best_templates=settings["best_templates"],
             beams=settings["beams"],
             trie=Trie.load(folder / "trie.safetensors"),
-            # Folders of an earlier version always had their users in that order.
-            protocol=Protocol(**{"file_user_order": True, **settings["protocol"]}),
+            protocol=protocol,
             reasons=reasons,
         )
 

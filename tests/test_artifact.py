@@ -27,6 +27,7 @@ def test_what_was_trained_with_comes_back_whole(trained: Path, tmp_path: Path) -
     assert second.ratings == first.ratings
     assert second.histories.user_ids == first.histories.user_ids
     assert second.histories.profiles == first.histories.profiles
+    assert not first.histories.ids_are_names and not second.histories.ids_are_names
     for name in ("offsets", "items", "ratings"):
         ours, theirs = getattr(first.histories, name), getattr(second.histories, name)
         assert np.array_equal(ours, theirs, equal_nan=True)

@@ -128,7 +128,10 @@ def test_users_are_those_of_the_model_only_where_that_is_said(
     total = known.histories.num_users
     alone, together = (pair.split(flag).histories for flag in (False, True))
     assert [alone.state(u).number for u in range(USERS)] == list(range(total, total + USERS))
+    # Their ids only count them, so that the numbers are their names.
+    assert [alone.state(u).name for u in range(USERS)] == [f"{total + u + 1}" for u in range(USERS)]
     assert together.state(shared).number == 17
+    assert together.state(shared).name == "18"
     others = [together.state(u).number for u in range(USERS) if u != shared]
     assert min(number for number in others if number is not None) >= total
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,6 +12,8 @@ import numpy.typing as npt
 import polars as pl
 
 UNKNOWN = "unknown"
+# Letters and then a number: such ids count the users in the order of some file.
+_COUNTS = re.compile(r"\D*\d+").fullmatch
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class UserState:
 
     Attributes:
         number: the user's number in the data set, ``None`` for a new user.
-        name: what to call the user: a name, else the raw id; ``None`` for a new user.
+        name: what to call the user: a name, else the raw id or the number; ``None`` for a new one.
         profile: profile columns as text (age, occupation ...); empty for a new user.
         items: catalogue rows in time order, oldest first, shape (history,).
         ratings: their stars, NaN where there are none, shape (history,).
@@ -53,6 +56,8 @@ class Histories:
             without it.
         usual: what ``usual_stars`` tells with each interaction while training, shape
             (interactions,).
+        ids_are_names: whether a user without a name is called by the raw id even where it only
+            counts the users, as "user_7" does; by the number without it.
     """
 
     user_ids: tuple[str, ...]
@@ -62,6 +67,7 @@ class Histories:
     profiles: Mapping[str, list[str]]
     numbers: npt.NDArray[np.int64] | None = None
     usual: npt.NDArray[np.float32] | None = None
+    ids_are_names: bool = True
 
     @property
     def num_users(self) -> int:
@@ -97,10 +103,15 @@ class Histories:
             end = start + position
         start += skipped
         assert start <= end
+        number = user if self.numbers is None else int(self.numbers[user])
         name = self.profiles["name"][user] if "name" in self.profiles else UNKNOWN
+        if name == UNKNOWN:
+            name = self.user_ids[user]
+            if not self.ids_are_names and _COUNTS(name):
+                name = str(number + 1)
         return UserState(
-            number=user if self.numbers is None else int(self.numbers[user]),
-            name=self.user_ids[user] if name == UNKNOWN else name,
+            number=number,
+            name=name,
             profile={column: self.profiles[column][user] for column in self.profile_columns},
             items=self.items[start:end],
             ratings=self.ratings[start:end],

@@ -19,6 +19,7 @@ import polars as pl
 
 from p5_t5.data.histories import Histories, as_text
 from p5_t5.data.tables import Tables
+from p5_t5.data.user_order import in_drawn_order
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
@@ -143,17 +144,23 @@ class _RowSplit(Split):
         return np.zeros(len(self.rows("train")), dtype=bool)
 
 
-def leave_one_out(tables: Tables, *, row_seed: int | None = None) -> Split:
+def leave_one_out(
+    tables: Tables, *, row_seed: int | None = None, drawn_order: bool = False
+) -> Split:
     """Splits a data set per user: last item test, second last validation, the rest training.
 
     Args:
         tables: the data set.
         row_seed: tasks about single rows get a split of their own, at random 80/10/10 and drawn
             from this seed, as in P5's program; ``None`` for one split for all tasks.
+        drawn_order: number the users as ``in_drawn_order`` does, and call no one by an id that only
+            counts; in the order of the file without it.
 
     Raises:
         ValueError: a user has fewer than three interactions, so that a part would be empty.
     """
+    if drawn_order:
+        tables = in_drawn_order(tables)
     interactions = tables.interactions
     user_ids = interactions["user_id"].unique(maintain_order=True)
     lengths = interactions.group_by("user_id", maintain_order=True).len()["len"].to_numpy()
@@ -184,6 +191,7 @@ def leave_one_out(tables: Tables, *, row_seed: int | None = None) -> Split:
             items=items.to_numpy().astype(np.int32),
             ratings=ratings,
             profiles=profiles,
+            ids_are_names=not drawn_order,
         ),
         texts={c: interactions[c].to_list() for c in TEXT_COLUMNS if c in interactions.columns},
         tied_users=tied_users,

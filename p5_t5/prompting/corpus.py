@@ -15,7 +15,6 @@ from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.item_ids import assign_item_ids
 from p5_t5.data.splits import Split, leave_one_out
 from p5_t5.data.tables import Tables, read_tables
-from p5_t5.data.user_order import in_drawn_order
 from p5_t5.data.usual_stars import choose_priors, usual_stars, usual_text
 from p5_t5.prompting.candidates import Candidates
 from p5_t5.prompting.explanations import derive_explanations
@@ -179,9 +178,11 @@ def read_corpus(
             f"max_history must be at least 2 to mask items of a history, not {settings.max_history}"
         )
     tables = read_tables(folder, min_interactions=min_interactions, k_core=k_core)
-    if not protocol.file_user_order:
-        tables = in_drawn_order(tables)
-    split = leave_one_out(tables, row_seed=seed if protocol.random_row_split else None)
+    split = leave_one_out(
+        tables,
+        row_seed=seed if protocol.random_row_split else None,
+        drawn_order=not protocol.file_user_order,
+    )
     if known is None:
         seen = split.all_histories() if protocol.heldout_item_order else split.train_histories()
         codes = assign_item_ids(item_ids, *seen, len(tables.items), seed=seed, branching=branching)
