@@ -69,6 +69,7 @@ def test_ids_and_answers_are_those_of_p5() -> None:
         *(("rating", f"compared-{n}") for n in range(1, 7)),
         *(("rating", f"habit-{n}") for n in range(1, 5)),
         *(("review", f"headed-{n}") for n in range(1, 4)),
+        *(("review", f"worded-{n}") for n in range(1, 4)),
         *(("direct", f"choose-{n}") for n in range(1, 4)),
         *(("direct", f"pick-{n}") for n in range(1, 4)),
         *(("denoising", f"mend-{n}") for n in range(1, 6)),

@@ -36,6 +36,8 @@ class Split:
         tied_users: how many users have equal timestamps among their own interactions.
         tied_targets: how many users' held-out items share their time with a neighbour.
         derived_explanations: whether the explanations were made from facts, not written by users.
+        review_stars: the stars that the words of each interaction's review make likely, NaN without
+            one, shape (interactions,); ``None`` where nobody asked.
         row_parts: as an index into ``PARTS``, the part of each interaction for tasks about single
             rows, shape (interactions,); ``None`` where these share the split of all tasks.
     """
@@ -45,6 +47,7 @@ class Split:
     tied_users: int
     tied_targets: int
     derived_explanations: bool = False
+    review_stars: npt.NDArray[np.float32] | None = None
     row_parts: npt.NDArray[np.int8] | None = None
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ import polars as pl
 
 from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.item_ids import assign_item_ids
+from p5_t5.data.review_stars import review_stars
 from p5_t5.data.splits import Split, leave_one_out
 from p5_t5.data.tables import Tables, read_tables
 from p5_t5.data.usual_stars import choose_priors, usual_stars, usual_text
@@ -201,7 +202,11 @@ def read_corpus(
     if explained and "explanation" not in split.texts:
         split, note = _explain(split, catalogue, settings.like_threshold)
         notes += note
-    slots = prompter.available(split.histories, split.texts)
+    told: Mapping[str, object] = split.texts
+    if any("review_stars" in task.family.slots for task, _ in tasks) and _judges_reviews(split):
+        split = replace(split, review_stars=review_stars(split, seed))
+        told = {**told, "review_stars": split.review_stars}
+    slots = prompter.available(split.histories, told)
     read = read_prompts(prompts)
     if protocol.single_target_prompts:
         read = {key: template for key, template in read.items() if not template.given}
@@ -265,6 +270,13 @@ def _with_usual_stars(
     texts = [usual_text(value) for value in of_items.tolist()]
     items = items.with_columns(usual_stars=pl.Series(texts))
     return split, items, replace(settings, habit_prior=of_users_prior)
+
+
+def _judges_reviews(split: Split) -> bool:
+    """Whether any training interaction has a review and stars."""
+    own = split.of_rows
+    known = own.known("review") & ~np.isnan(own.taught.ratings)
+    return bool(known[own.rows("train")].any())
 
 
 def _explain(split: Split, catalogue: Catalogue, like_threshold: float) -> tuple[Split, list[str]]:

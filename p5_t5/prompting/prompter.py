@@ -101,6 +101,7 @@ class Asked:
         star: the stars that a question puts forward.
         agreed: whether what a question puts forward is the truth.
         usual: what may be told of the item's usual stars while training.
+        review_stars: the stars that the words of the review make likely.
         mask: which items of the history up to the asked one are masked, shape (items written,).
     """
 
@@ -114,6 +115,7 @@ class Asked:
     star: float | None = None
     agreed: bool | None = None
     usual: float | None = None
+    review_stars: float | None = None
     mask: npt.NDArray[np.bool_] | None = None
 
 
@@ -149,7 +151,7 @@ class Prompter:
         self._codes = catalogue.code_texts
 
     def available(self, histories: Histories, texts: Mapping[str, object]) -> frozenset[str]:
-        """The slots that a data set can fill; ``texts`` are its text columns."""
+        """The slots that a data set can fill; ``texts`` are what it says of interactions."""
         slots = {"user", "user_name", "item", "yes_no"} | (CODE_SLOTS - RATED_SLOTS)
         slots |= {*self._columns, *texts}
         slots |= {f"user_{column}" for column in histories.profiles}
@@ -364,6 +366,10 @@ def _star(value: float | None) -> str | None:
     return None if value is None else stars(value)
 
 
+def _usual(value: float | None) -> str | None:
+    return None if value is None else usual_text(value)
+
+
 def _review(prompter: Prompter, asked: Asked) -> str | None:
     if asked.review is None:
         return None
@@ -385,6 +391,7 @@ _ASKED_SLOTS: Mapping[str, Callable[[Prompter, Asked], str | None]] = {
     "star": lambda _, asked: _star(asked.star),
     "review": _review,
     "summary": lambda _, asked: _text(asked.summary),
+    "review_stars": lambda _, asked: _usual(asked.review_stars),
     "explanation": lambda _, asked: _text(asked.explanation),
     "feature": lambda _, asked: _text(asked.feature),
     "yes_no": _yes_no,

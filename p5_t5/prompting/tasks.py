@@ -125,8 +125,15 @@ class Task:
             summary=texts.get("summary"),
             explanation=texts.get("explanation"),
             feature=feature,
-            usual=None if split.histories.usual is None else float(split.histories.usual[row]),
+            usual=_number(split.histories.usual, row),
+            review_stars=_number(split.review_stars, row),
         )
+
+
+def _number(values: npt.NDArray[np.float32] | None, row: int) -> float | None:
+    if values is None or np.isnan(values[row]):
+        return None
+    return float(values[row])
 
 
 _ITEM = AnswerKind("item", "item", ("ndcg@10", True))
@@ -175,7 +182,10 @@ EXPLANATION = Task(
 REVIEW = Task(
     Family(
         name="review",
-        slots=_USER_SLOTS | ITEM_SLOTS | {"history", "latest", "review", "summary", "rating"},
+        slots=_USER_SLOTS
+        | ITEM_SLOTS
+        | {"history", "latest", "expected_stars"}
+        | {"review", "summary", "review_stars", "rating"},
         answers={"stars": _STARS, "headline": _HEADLINE},
     ),
     about_rows=True,

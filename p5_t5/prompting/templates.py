@@ -117,6 +117,7 @@ _COLUMNS: Mapping[str, str] = {
     "star": "rating",
     "like_dislike": "rating",
     "review": "review",
+    "review_stars": "review",
     "summary": "summary",
     "explanation": "explanation",
 }
