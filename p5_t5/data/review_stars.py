@@ -78,7 +78,7 @@ def _words(
     """How often each text has each word, as 1 + log(count), each column at length one."""
     counter = HashingVectorizer(
         n_features=_BUCKETS, ngram_range=(1, 2), alternate_sign=False, norm=None,
-        token_pattern=_WORD,
+        token_pattern=_WORD, dtype=np.float32,
     )  # fmt: skip
     parts = []
     for column in columns:
