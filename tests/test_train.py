@@ -58,7 +58,7 @@ def test_every_family_trains_and_is_judged(toy: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     metrics = json.loads((output / "metrics.json").read_text())
     assert tuple(metrics["test"]) == families
-    assert sum(map(len, metrics["test"].values())) == 96
+    assert sum(map(len, metrics["test"].values())) == 99
     first = {
         "sequential": {"next_item": "hr@10", "choice": "hr@10/candidates", "yes_no": "auc"},
         "rating": {"stars": "rmse", "yes_no": "f1", "like": "recall"},
@@ -83,6 +83,8 @@ def test_every_family_trains_and_is_judged(toy: Path, tmp_path: Path) -> None:
     assert metrics["test"]["direct"]["5-1"]["n/candidates"] == 4
     assert "popularity" in metrics["baselines"]["direct"]["choice"]
     assert "majority" in metrics["baselines"]["rating"]["like"]
+    assert "review_words" in metrics["baselines"]["review"]["stars"]
+    assert "review_words" not in metrics["baselines"]["rating"]["stars"]
 
 
 WRONG = [

@@ -89,8 +89,8 @@ def baselines(
     """What is trivial to reach, from training rows only, by task, kind of answer and name.
 
     Popularity for items, among the catalogue or among candidates; global, user and item means for
-    stars; the more frequent answer for one of two words; the most frequent text of all, of the user
-    and of the item for texts.
+    stars, and what prompts are told of a review's words; the more frequent answer for one of two
+    words; the most frequent text of all, of the user and of the item for texts.
 
     Args:
         split: the data.
@@ -113,6 +113,11 @@ def baselines(
                 found["popularity"] = _popularity(split, asked, candidates.num_items)
             elif kind.form == "stars":
                 found = _means(own_split, asked, candidates.num_items)
+                if "review_stars" in task.family.slots and split.review_stars is not None:
+                    likely = split.review_stars[asked.rows].astype(np.float64)
+                    found["review_words"] = rating_metrics(
+                        likely, split.histories.ratings[asked.rows]
+                    )
             elif kind.form == "words":
                 found["majority"] = _majority(own_split, task, kind, asked, candidates)
             elif kind.form == "text":

@@ -72,6 +72,16 @@ def test_means_know_training_only(tmp_path: Path) -> None:
     assert found["item_mean"]["mae"] == pytest.approx(np.abs(actual - [mean, 7 / 3]).mean())
 
 
+def test_what_prompts_are_told_of_a_reviews_words_stands_beside_them(tmp_path: Path) -> None:
+    split = split_of(tmp_path, ROWS)
+    told = np.where(np.arange(10) % 5 == 4, 4.0, np.nan).astype(np.float32)
+    texts = {"review": ["It works."] * 10}
+    found = baselines_of(replace(split, texts=texts, review_stars=told), "review", "stars")
+    # The last of u has 2 stars, the last of v 4.
+    assert found["review_words"]["rmse"] == pytest.approx(np.sqrt(2))
+    assert "review_words" not in baselines_of(split, "rating", "stars")
+
+
 def test_a_held_out_star_changes_no_baseline(tmp_path: Path) -> None:
     other = [(u, i, 6 - r if t > 3 else r, t) for u, i, r, t in ROWS]
     first = split_of(tmp_path, ROWS)
