@@ -43,6 +43,7 @@ class Rated:
 Value = str | list[int] | Rated
 # One whole number, or an array of them.
 Numbers = TypeVar("Numbers", np.int64, npt.NDArray[np.int64])
+Fact = TypeVar("Fact", str, float)
 _SPACE_OR_BRACKET = re.compile(r"[\s<>]+")
 
 
@@ -358,16 +359,8 @@ def _user_number(prompter: Prompter, state: UserState) -> str | None:
     return None if state.number is None else str(state.number + 1)
 
 
-def _text(text: str | None) -> str | None:
-    return None if text is None else plain(text)
-
-
-def _star(value: float | None) -> str | None:
-    return None if value is None else stars(value)
-
-
-def _usual(value: float | None) -> str | None:
-    return None if value is None else usual_text(value)
+def _told(fact: Fact | None, say: Callable[[Fact], str]) -> str | None:
+    return None if fact is None else say(fact)
 
 
 def _review(prompter: Prompter, asked: Asked) -> str | None:
@@ -387,13 +380,13 @@ def _like_dislike(prompter: Prompter, asked: Asked) -> str | None:
 
 
 _ASKED_SLOTS: Mapping[str, Callable[[Prompter, Asked], str | None]] = {
-    "rating": lambda _, asked: _star(asked.rating),
-    "star": lambda _, asked: _star(asked.star),
+    "rating": lambda _, asked: _told(asked.rating, stars),
+    "star": lambda _, asked: _told(asked.star, stars),
     "review": _review,
-    "summary": lambda _, asked: _text(asked.summary),
-    "review_stars": lambda _, asked: _usual(asked.review_stars),
-    "explanation": lambda _, asked: _text(asked.explanation),
-    "feature": lambda _, asked: _text(asked.feature),
+    "summary": lambda _, asked: _told(asked.summary, plain),
+    "review_stars": lambda _, asked: _told(asked.review_stars, usual_text),
+    "explanation": lambda _, asked: _told(asked.explanation, plain),
+    "feature": lambda _, asked: _told(asked.feature, plain),
     "yes_no": _yes_no,
     "like_dislike": _like_dislike,
 }

@@ -81,6 +81,7 @@ class World:
             rating=3.5,
             mask=span_mask(min(count + 1, 50), generator),
             review=text * 20,
+            review_stars=4.26,
             summary=name,
             explanation=text,
             feature=name,

@@ -240,6 +240,7 @@ ASKED = Asked(
     item=3,
     rating=4.0,
     review="A good film.",
+    review_stars=4.26,
     summary="Good",
     explanation="good",
     feature="plot",
@@ -274,6 +275,13 @@ def test_a_question_about_an_item_needs_one() -> None:
     assert prompter(usual_stars=USUAL).can_ask(rating, user, Asked(item=0))
     with pytest.raises(ValueError, match=r"template '1-2' needs a value for \{item\}"):
         prompter(usual_stars=USUAL).render(rating, user, Asked())
+
+
+def test_what_the_words_of_a_review_make_likely_is_told_in_tenths() -> None:
+    shipped = SHIPPED["review", "worded-1"]
+    assert " 4.3 stars" in prompter().render(shipped, NEW_USER, ASKED).source
+    with pytest.raises(ValueError, match=r"needs a value for \{review_stars\}"):
+        prompter().render(shipped, NEW_USER, replace(ASKED, review_stars=None))
 
 
 def test_training_needs_the_answer() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.item_ids import assign_item_ids
+from p5_t5.data.review_stars import review_stars
 from p5_t5.data.splits import Part, Split, leave_one_out
 from p5_t5.data.tables import Tables, check_tables, read_tables
 from p5_t5.data.usual_stars import usual_stars, usual_text
@@ -61,7 +62,9 @@ def world(tables: Tables) -> World:
     texts = [usual_text(value) for value in usual_stars(split, len(tables.items), 0)[1].tolist()]
     items = tables.items.with_columns(usual_stars=pl.Series(texts))
     prompter = Prompter(Catalogue(items, codes), PromptSettings())
-    return World(split, prompter, prompter.available(split.histories, split.texts))
+    split = replace(split, review_stars=review_stars(split, 0))
+    told = {**split.texts, "review_stars": split.review_stars}
+    return World(split, prompter, prompter.available(split.histories, told))
 
 
 def rows(task: Task, split: Split, part: Part) -> list[tuple[int, int]]:
