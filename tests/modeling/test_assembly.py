@@ -187,7 +187,7 @@ def leanings(toy: Path, *tasks: str) -> dict[str, float]:
 def test_words_of_reviews_lean_to_the_stars_that_they_go_with(toy: Path) -> None:
     found = leanings(toy, "review")
     assert min(found[f"▁{word}"] for word in ("best", "joy", "worth")) > 0.15
-    assert max(found[f"▁{word}"] for word in ("waste", "halfway", "hoped")) < -0.15
+    assert max(found[f"▁{word}"] for word in ("stiff", "halfway", "hoped")) < -0.15
     # Where no prompt shows a review, none of its words leans.
     unread = leanings(toy, "sequential", "rating")
     assert "▁the" in unread and max(map(abs, unread.values())) < 0.2 < found["▁the"]
