@@ -50,7 +50,7 @@ def review_stars(split: Split, seed: int) -> npt.NDArray[np.float32]:
     group = (generator.permutation(histories.num_users) % _GROUPS)[users[said]]
     stars, likely = ratings[said], np.empty(len(said))
     for told in range(-1, _GROUPS):
-        # The last group is none: what is not learnt is told what all of training says.
+        # -1 is no group: what is not learnt is told what all of training says.
         asked = learnt & (group == told) if told >= 0 else ~learnt
         rows = np.flatnonzero(learnt & (group != told))
         if not rows.size:  # all reviews of training are of this group
