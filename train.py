@@ -161,6 +161,7 @@ def prepare(arguments: Arguments, folder: Path) -> Corpus:
         seed=arguments.train.seed,
         known=checkpoint_catalogue(checkpoint, arguments.protocol) if checkpoint else None,
         protocol=arguments.protocol,
+        held_back_users=data.held_back_users,
     )
 
 

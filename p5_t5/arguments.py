@@ -85,8 +85,17 @@ class DataArguments:
         default=100, metadata={"help": "words of a review that a prompt may hold"}
     )
 
+    held_back_users: int = field(
+        default=0,
+        metadata={"help": "hold the last training interaction of so many users back and validate "
+                  "on these users alone, one interaction after the last that training shows, as "
+                  "far from it as the test; 0: all are learnt, and validation is about all users"},
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         """Checks the numbers."""
+        if self.held_back_users < 0:
+            raise ValueError(f"--held_back_users must be at least 0, not {self.held_back_users}")
         if not 0 <= self.least_recent <= 1:
             raise ValueError(f"--least_recent must be from 0 to 1, not {self.least_recent}")
         if self.max_recent < 0:

@@ -38,6 +38,9 @@ class Split:
         derived_explanations: whether the explanations were made from facts, not written by users.
         review_stars: the stars that the words of each interaction's review make likely, NaN without
             one, shape (interactions,); ``None`` where nobody asked.
+        held_back: which users' last training interaction is held back, so that validation, which
+            then asks about them alone, asks as the test does: one interaction after the last that
+            training shows. Shape (users,), ``None`` where validation asks about all users.
         row_parts: as an index into ``PARTS``, the part of each interaction for tasks about single
             rows, shape (interactions,); ``None`` where these share the split of all tasks.
     """
@@ -48,7 +51,14 @@ class Split:
     tied_targets: int
     derived_explanations: bool = False
     review_stars: npt.NDArray[np.float32] | None = None
+    held_back: npt.NDArray[np.bool_] | None = None
     row_parts: npt.NDArray[np.int8] | None = None
+
+    @cached_property
+    def train_lengths(self) -> npt.NDArray[np.int64]:
+        """How many training interactions each user has, shape (users,)."""
+        lengths: npt.NDArray[np.int64] = np.diff(self.histories.offsets) - 2
+        return lengths if self.held_back is None else lengths - self.held_back
 
     @cached_property
     def of_rows(self) -> Split:
@@ -61,15 +71,17 @@ class Split:
         """The interactions of one part, as (user, position in the user's own order).
 
         Returns:
-            Two arrays of the same length. ``train`` has every position before the last two.
+            Two arrays of the same length. ``train`` has every position before the last two, and
+            one less for users in ``held_back``.
         """
         lengths = np.diff(self.histories.offsets)
         users = np.arange(len(lengths), dtype=np.int64)
         if part == "test":
             return users, lengths - 1
         if part == "validation":
-            return users, lengths - 2
-        counts = lengths - 2
+            asked = users if self.held_back is None else np.flatnonzero(self.held_back)
+            return asked, lengths[asked] - 2
+        counts = self.train_lengths
         starts = np.repeat(np.cumsum(counts) - counts, counts)
         return np.repeat(users, counts), np.arange(int(counts.sum()), dtype=np.int64) - starts
 
@@ -121,8 +133,7 @@ class Split:
 
     def train_histories(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         """Training interactions only, as (offsets, items): all that item codes may learn from."""
-        counts = np.diff(self.histories.offsets) - 2
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(self.train_lengths)]).astype(np.int64)
         return offsets, self.histories.items[self.rows("train")]
 
 
@@ -148,7 +159,12 @@ class _RowSplit(Split):
 
 
 def leave_one_out(
-    tables: Tables, *, row_seed: int | None = None, drawn_order: bool = False
+    tables: Tables,
+    *,
+    row_seed: int | None = None,
+    drawn_order: bool = False,
+    held_back: int = 0,
+    seed: int = 0,
 ) -> Split:
     """Splits a data set per user: last item test, second last validation, the rest training.
 
@@ -158,9 +174,13 @@ def leave_one_out(
             from this seed, as in P5's program; ``None`` for one split for all tasks.
         drawn_order: number the users as ``in_drawn_order`` does, and call no one by an id that only
             counts; in the order of the file without it.
+        held_back: the last training interaction of so many users is held back, and validation asks
+            about these users alone.
+        seed: of their choice.
 
     Raises:
-        ValueError: a user has fewer than three interactions, so that a part would be empty.
+        ValueError: a user has fewer than three interactions, so that a part would be empty; or
+            too few have the four that ``held_back`` needs.
     """
     if drawn_order:
         tables = in_drawn_order(tables)
@@ -199,8 +219,24 @@ def leave_one_out(
         texts={c: interactions[c].to_list() for c in TEXT_COLUMNS if c in interactions.columns},
         tied_users=tied_users,
         tied_targets=tied_targets,
+        held_back=_held_back(tables.name, lengths, held_back, seed) if held_back else None,
         row_parts=None if row_seed is None else _random_parts(count, row_seed),
     )
+
+
+def _held_back(
+    name: str, lengths: npt.NDArray[np.int64], count: int, seed: int
+) -> npt.NDArray[np.bool_]:
+    """So many users, drawn among those with training interactions left without the last."""
+    enough = np.flatnonzero(lengths >= 4)
+    if len(enough) < count:
+        raise ValueError(
+            f"{name}: --held_back_users {count}: only {len(enough):,} users have the 4 "
+            "interactions that this needs"
+        )
+    chosen = np.zeros(len(lengths), dtype=bool)
+    chosen[np.random.default_rng([8, seed]).choice(enough, count, replace=False)] = True
+    return chosen
 
 
 def _random_parts(count: int, seed: int) -> npt.NDArray[np.int8]:

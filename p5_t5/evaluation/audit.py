@@ -54,28 +54,26 @@ def audit(split: Split, codes: ItemCodes | None = None) -> dict[str, Any]:
     train_items = histories.items[split.rows("train")].astype(np.int64)
     size = int(histories.items.max()) + 1
     train_pairs = np.unique(train_users * size + train_items)
-    test, validation = (
-        histories.items[split.rows("test")],
-        histories.items[split.rows("validation")],
-    )
-    in_train = np.isin(users * size + test, train_pairs)
-    repeated = in_train | (test == validation)
+    rows = split.rows("test")
+    test, before = histories.items[rows], histories.items[rows - 1]
+    everyone = np.repeat(users, np.diff(histories.offsets))
+    had = np.delete(everyone * size + histories.items, rows)
     # No user lies below the first or above the last, so no pair is found there.
     near = [users + step for step in range(-_NEAR, _NEAR + 1) if step]
     shown = np.isin([other * size + test for other in near], train_pairs).any(axis=0)
     found = {
         "tied_users": split.tied_users / histories.num_users,
         "tied_targets": split.tied_targets / histories.num_users,
-        "repeated_targets": float(repeated.mean()),
+        "repeated_targets": float(np.isin(users * size + test, had).mean()),
         "cold_targets": float((~np.isin(test, train_items)).mean()),
         "neighbour_targets": float(shown.mean()),
         "repeated_pairs": int(split.heldout_again().sum()),
-        "told_targets": float(np.isin(split.rows("test"), split.of_rows.rows("train")).mean()),
+        "told_targets": float(np.isin(rows, split.of_rows.rows("train")).mean()),
         "derived_explanations": split.derived_explanations,
     }
     if codes is not None and codes.scheme == "sequential":
         numbers = np.array([int(text) for text in codes.texts])
-        found["next_numbers"] = float((numbers[test] - numbers[validation] == 1).mean())
+        found["next_numbers"] = float((numbers[test] - numbers[before] == 1).mean())
     return found
 
 

@@ -33,13 +33,12 @@ def newcomers(split: Split, lists: Mapping[str, RankedLists]) -> dict[str, Bins]
     """
     histories = split.histories
     trained = np.bincount(histories.items[split.rows("train")], minlength=histories.items.max() + 1)
-    lengths = np.diff(histories.offsets) - 2
     report: dict[str, Bins] = {"items": {}, "users": {}}
     for name, ranked in lists.items():
         target = histories.items[ranked.asked.rows]
         report["items"][name] = _by_bin(ranked.items, target, trained[target], ITEM_BINS)
         report["users"][name] = _by_bin(
-            ranked.items, target, lengths[ranked.asked.users], USER_BINS
+            ranked.items, target, split.train_lengths[ranked.asked.users], USER_BINS
         )
     return report
 

@@ -151,6 +151,7 @@ def read_corpus(
     seed: int = 0,
     known: Catalogue | None = None,
     protocol: Protocol = CORRECTED,
+    held_back_users: int = 0,
     judged_only: bool = False,
 ) -> Corpus:
     """Reads, checks and splits a data set, numbers its items and finds the prompts for it.
@@ -167,6 +168,8 @@ def read_corpus(
         seed: of the item codes, and of a random split of rows.
         known: the catalogue of a trained model, whose codes are kept.
         protocol: where training and judging follow P5's program.
+        held_back_users: the last training interaction of so many users is held back, and validation
+            asks about these users alone.
         judged_only: nothing is to be learnt, so that tasks without a template for training will
             do; prompts of other tasks are passed over.
 
@@ -183,6 +186,8 @@ def read_corpus(
         tables,
         row_seed=seed if protocol.random_row_split else None,
         drawn_order=not protocol.file_user_order,
+        held_back=held_back_users,
+        seed=seed,
     )
     if known is None:
         seen = split.all_histories() if protocol.heldout_item_order else split.train_histories()

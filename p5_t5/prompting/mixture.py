@@ -49,7 +49,7 @@ _STEPS_A_POOL = 32
 _SAMPLES_A_TEMPLATE = 32
 # What is given at prediction and was never an answer need hardly be learnt: in a list of stars it
 # is the items, which would have most of its loss. Without it such lists are learnt by heart sooner.
-_GIVEN_WEIGHT = 0.2
+_ANSWER, _GIVEN_WEIGHT = 1.0, 0.2
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,9 @@ class Mixture:
             for task, own in zip(self.tasks, self._templates, strict=True)
         ]
         self._word_noise, self._rating_dropout = word_noise, rating_dropout
+        # A list is asked for what comes after the last item that training shows, so it must not be
+        # learnt that nothing does. Only a search without a constraint has to see the end.
+        self._endless = not corpus.protocol.unconstrained_decoding
         own_words = {
             tuple(word)
             for own in self._templates
@@ -255,17 +258,20 @@ class Mixture:
 
     def _tokens(
         self, t: int, m: int, user: int, position: int, draw: int
-    ) -> tuple[list[Any], list[Any], list[bool]]:
-        """Source and target of one example as token ids, and which of the target's are answers."""
+    ) -> tuple[list[Any], list[Any], list[float]]:
+        """Source and target of one example as token ids, and how much of the target's is learnt."""
         template = self._templates[t][m]
         state, asked = self._asked(t, m, user, position, draw)
         values = self._prompter.values(template, state, asked, draw)
         encode, separator = self._fragments.encode, template.separator
         source = encode(template.source_parts, values, separator, self._noise(draw))
         target = [*encode(template.target_parts, values, separator), self._end]
-        answers = self._fragments.answers(template.given_parts, values, separator)
-        answers += [True] * (len(target) - len(answers))
-        return [*source, self._end], target, answers
+        given = self._fragments.answers(template.given_parts, values, separator)
+        learnt = [_ANSWER if answered else _GIVEN_WEIGHT for answered in given]
+        learnt += [_ANSWER] * (len(target) - len(learnt))
+        if "recent" in template.slots and self._endless:
+            learnt[-1] = 0.0
+        return [*source, self._end], target, learnt
 
     def _noise(self, draw: int) -> Noise | None:
         if not self._word_noise or not self._words:
@@ -288,8 +294,8 @@ class Mixture:
             "labels": [target for _, target, _ in sides],
             "task": list(rows["task"]),
             "weights": [
-                [weight if answer else weight * _GIVEN_WEIGHT for answer in answers]
-                for weight, (_, _, answers) in zip(weights, sides, strict=True)
+                [weight * part for part in learnt]
+                for weight, (_, _, learnt) in zip(weights, sides, strict=True)
             ],
         }
 
@@ -362,7 +368,7 @@ class Mixture:
             item=item,
             answered=answered,
             word=word,
-            answers=float(np.mean([sum(answers) for _, _, answers in sides])),
+            answers=float(np.mean([learnt.count(_ANSWER) for _, _, learnt in sides])),
         )
 
     def _estimate(self, plan: Mapping[str, Rows]) -> tuple[Rows, Rows]:

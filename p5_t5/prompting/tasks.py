@@ -87,7 +87,7 @@ class Task:
         rows = split.rows(part)
         keep = positions >= self.first_position
         if part == "train" and self.last_targets is not None:
-            training = np.diff(split.histories.offsets)[users] - 2
+            training = split.train_lengths[users]
             keep &= positions >= np.maximum(training - self.last_targets, 2)
         if part == "train" and self.hides_repeats:
             keep &= ~split.heldout_again()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from p5_t5.data.splits import Part, Split, leave_one_out
@@ -189,6 +189,35 @@ def test_every_part_is_what_a_stable_sort_gives(data: tuple[list[Row], Tables]) 
     assert asked(split, names, "train") == {u: items[:-2] for u, items in histories.items()}
     assert asked(split, names, "validation") == {u: items[-2:-1] for u, items in histories.items()}
     assert asked(split, names, "test") == {u: items[-1:] for u, items in histories.items()}
+
+
+@settings(deadline=None, max_examples=60)
+@given(data_sets(), st.integers(0, 3))
+def test_validation_asks_behind_a_held_back_item(data: tuple[list[Row], Tables], seed: int) -> None:
+    rows, tables = data
+    histories: dict[str, list[str]] = defaultdict(list)
+    for user, item, _ in sorted(rows, key=lambda row: row[2]):
+        histories[user].append(item)
+    enough = [user for user, items in histories.items() if len(items) >= 4]
+    assume(enough)
+    split = leave_one_out(tables, held_back=len(enough) // 2 + 1, seed=seed)
+    names = tables.items["item_id"].to_list()
+    validated = asked(split, names, "validation")
+    assert len(validated) == len(enough) // 2 + 1
+    assert validated == {user: histories[user][-2:-1] for user in validated}
+    shown = {u: items[: -3 if u in validated else -2] for u, items in histories.items()}
+    assert asked(split, names, "train") == shown
+    offsets, items = split.train_histories()
+    assert np.diff(offsets).tolist() == [len(shown[u]) for u in split.histories.user_ids]
+    assert [names[i] for i in items] == [i for u in split.histories.user_ids for i in shown[u]]
+    assert asked(split, names, "test") == {u: items[-1:] for u, items in histories.items()}
+
+
+def test_holding_back_needs_users_with_four_interactions() -> None:
+    tables = check_tables("made", frame(ROWS))  # ann has four, bob has three
+    leave_one_out(tables, held_back=1)
+    with pytest.raises(ValueError, match=r"made: --held_back_users 2: only 1 users have the 4"):
+        leave_one_out(tables, held_back=2)
 
 
 @settings(deadline=None, max_examples=60)

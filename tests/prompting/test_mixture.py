@@ -23,6 +23,7 @@ from p5_t5.prompting.mixture import Epoch, Mixture
 from p5_t5.prompting.prompter import Prompter, PromptSettings
 from p5_t5.prompting.tasks import TASKS, read_prompts, usable
 from p5_t5.prompting.templates import PromptTemplate
+from p5_t5.protocol import CORRECTED, Protocol
 
 TOY = Path(__file__).resolve().parents[2] / "data" / "toy"
 SHARES = {"sequential": 2.0, "rating": 1.0, "explanation": 1.0}
@@ -54,6 +55,7 @@ def mixture(
     seed: int = 0,
     tokens: int = 400,
     batches: int = 1,
+    protocol: Protocol = CORRECTED,
     **noise: float,
 ) -> Mixture:
     split, prompter = world
@@ -67,6 +69,7 @@ def mixture(
         tasks=[(TASKS[name], share) for name, share in (shares or SHARES).items()],
         ratings=[],
         notes=[],
+        protocol=protocol,
     )
     return Mixture(
         corpus,
@@ -180,9 +183,21 @@ def test_what_is_only_given_weighs_a_fifth(toy: tuple[Split, Prompter]) -> None:
     epoch = mixture(toy, {"sequential": 1.0}, templates).epoch(0)
     rows, examples = plan(epoch), epoch.examples[:200]
     for m, weights in zip(rows["template"], examples["weights"], strict=False):
-        *before, answer, end = weights
-        assert answer == end
+        *before, answer, _ = weights
         assert before == pytest.approx([answer * given[templates[m].given]] * len(before))
+
+
+@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize("slot", ["history", "recent"])
+def test_a_list_that_goes_on_has_no_end_but_for_a_free_search(
+    toy: tuple[Split, Prompter], slot: str, free: bool
+) -> None:
+    templates = [replace(made_template("one", target=f"{{{slot}}} {{item}}"), given=f"{{{slot}}} ")]
+    protocol = replace(CORRECTED, unconstrained_decoding=free)
+    examples = mixture(toy, {"sequential": 1.0}, templates, protocol=protocol).epoch(0).examples
+    for tokens, (*_, answer, end) in zip(examples["labels"], examples["weights"], strict=True):
+        assert tokens[-1] == END and answer > 0
+        assert end == (0 if slot == "recent" and not free else answer)
 
 
 @pytest.mark.parametrize(
