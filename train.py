@@ -78,8 +78,11 @@ def main() -> None:
     loop.run()
     if accelerator.is_main_process:
         print("judging the templates on the test split ...", flush=True)
+        calibrations = validation.calibrate()
         best = validation.order_templates()
-        knowledge = replace(what_is_known(arguments, corpus), best_templates=best)
+        knowledge = replace(
+            what_is_known(arguments, corpus), best_templates=best, calibrations=calibrations
+        )
         metrics = final_report(
             corpus,
             validation.evaluator,

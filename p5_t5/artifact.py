@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from p5_t5.data.catalogue import Catalogue
 from p5_t5.data.histories import Histories
 from p5_t5.data.item_ids import ItemCodes
+from p5_t5.decoding.calibration import StarCalibration
 from p5_t5.decoding.predictor import Predictor
 from p5_t5.decoding.trie import Trie, build_trie
 from p5_t5.modeling.p5 import P5ForConditionalGeneration, is_p5
@@ -59,6 +60,7 @@ class Knowledge:
         trie: the codes as the search reads them; built anew where it is not known.
         protocol: where prediction follows P5's program.
         reasons: what explanations choose from; ``None`` where they are written word by word.
+        calibrations: by family, of the probabilities that stars are expected by.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Knowledge:
     trie: Trie | None = None
     protocol: Protocol = CORRECTED
     reasons: Reasons | None = None
+    calibrations: Mapping[str, StarCalibration] = field(default_factory=dict)
 
     @cached_property
     def prompter(self) -> Prompter:
@@ -124,6 +127,7 @@ class Knowledge:
             "best_templates": {k: list(v) for k, v in self.best_templates.items()},
             "beams": self.beams,
             "protocol": asdict(self.protocol),
+            "calibrations": {k: asdict(v) for k, v in self.calibrations.items()},
             "explained_by": self.reasons.source if self.reasons else None,
         }
         if isinstance(self.reasons, Quotes):
@@ -179,6 +183,10 @@ class Knowledge:
             trie=Trie.load(folder / "trie.safetensors"),
             protocol=protocol,
             reasons=reasons,
+            calibrations={
+                family: StarCalibration(values["slope"], tuple(values["shifts"]))
+                for family, values in settings.get("calibrations", {}).items()
+            },
         )
 
 

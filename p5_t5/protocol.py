@@ -54,7 +54,9 @@ class Protocol:
         "a target is the answer alone; templates that are given the start of the answer are left "
         "out"
     )
-
+    uncalibrated_stars: bool = _switch(
+        "probabilities of stars are the model's own, instead of calibrated on validation"
+    )
     free_explanations: bool = _switch(
         "explanations are written word by word, instead of choosing the most probable of what "
         "users said of the item, or of the facts that hold for it"

@@ -30,10 +30,10 @@ from p5_t5.evaluation.evaluator import (
     Metrics,
     Questions,
     questions,
-    sensitivity,
     word_metrics,
 )
 from p5_t5.evaluation.metrics import rating_metrics
+from p5_t5.evaluation.summary import sensitivity
 from p5_t5.model_card import metrics_tables
 from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.prompting.corpus import Corpus, read_corpus

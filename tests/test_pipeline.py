@@ -12,6 +12,7 @@ from transformers import pipeline
 
 import p5_t5
 from p5_t5.evaluation.metrics import intra_list_distance
+from p5_t5.prompting.prompter import Asked
 from p5_t5.prompting.reasons import Facts
 
 
@@ -204,6 +205,12 @@ def test_ratings_are_stars_of_the_asked_or_the_recommended_items(recommend: Any)
     assert asked["title"] == title and 1 <= asked["score"] <= 5
     (same,) = recommend({"user": "u0001", "item": title}, task="rating")
     assert same == asked
+    knowledge = recommend.knowledge
+    state = knowledge.histories.state(knowledge.histories.number["u0001"])
+    template = next(t for t in knowledge.templates if t.id == knowledge.best_templates["rating"][0])
+    prompt = knowledge.prompter.render(template, state, Asked(item=5))
+    expected, _ = recommend.predictor.rate([prompt], knowledge.calibrations["rating"])
+    assert asked["score"] == pytest.approx(expected[0])
     rated = recommend("u0001", task="rating", top_k=3)
     assert titles(rated) == titles(recommend("u0001", top_k=3))
     assert all(1 <= answer["score"] <= 5 for answer in rated)

@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, T5ForConditi
 from p5_t5.data.item_ids import ItemCodes
 from p5_t5.decoding.batching import batches, request_bytes
 from p5_t5.decoding.beam_search import Ranking, beam_search
+from p5_t5.decoding.calibration import StarCalibration
 from p5_t5.decoding.constraints import allow
 from p5_t5.decoding.exact import pair_scores
 from p5_t5.decoding.legal import LegalLeaves
@@ -189,8 +190,14 @@ class Predictor:
             probabilities[index] = scores.double().exp().cpu().numpy()
         return probabilities
 
-    def rate(self, prompts: Sequence[Prompt]) -> tuple[Floats, Floats]:
+    def rate(
+        self, prompts: Sequence[Prompt], calibration: StarCalibration | None = None
+    ) -> tuple[Floats, Floats]:
         """The stars of each prompt: expected over the answers' probabilities, and decoded.
+
+        Args:
+            prompts: prompts whose answer is stars.
+            calibration: of the probabilities that stars are expected by; decoding is without it.
 
         Returns:
             Expected and most probable stars, each of shape (prompts,).
@@ -198,16 +205,24 @@ class Predictor:
         Raises:
             ValueError: the model was trained without ratings.
         """
+        found = self.star_probabilities(prompts)
+        decoded = self.ratings[found.argmax(axis=1)]
+        return (calibration.apply(found) if calibration else found) @ self.ratings, decoded
+
+    def star_probabilities(self, prompts: Sequence[Prompt]) -> Floats:
+        """The probability of each number of stars, shape (prompts, stars), fewest stars first.
+
+        Raises:
+            ValueError: the model was trained without ratings.
+        """
         if self._stars is None:
             raise ValueError("this model was trained on data without ratings")
-        expected, decoded = np.zeros(len(prompts)), np.zeros(len(prompts))
+        probabilities = np.zeros((len(prompts), len(self.ratings)))
         for index in self._batches(prompts):
-            batch = [prompts[i] for i in index]
-            found = self._search(self._stars, batch, len(self.ratings), None)
-            values = self.ratings[found.items.cpu().numpy()]
-            expected[index] = (values * found.scores.double().exp().cpu().numpy()).sum(axis=1)
-            decoded[index] = values[:, 0]
-        return expected, decoded
+            found = self._search(self._stars, [prompts[i] for i in index], len(self.ratings), None)
+            scores = found.scores.double().exp().cpu().numpy()
+            probabilities[index[:, None], found.items.cpu().numpy()] = scores
+        return probabilities
 
     @torch.no_grad()
     def write(self, prompts: Sequence[Prompt], max_new_tokens: int = 48) -> list[str]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from p5_t5.data.histories import UserState
 from p5_t5.data.splits import Part, Split
+from p5_t5.decoding.calibration import StarCalibration
 from p5_t5.decoding.diversity import Diversity
 from p5_t5.decoding.predictor import Predictor
 from p5_t5.evaluation.metrics import (
@@ -109,6 +110,7 @@ class Evaluator:
         split: Split,
         diversity: Diversity = _RELEVANCE_ALONE,
         reasons: Reasons | None = None,
+        calibrations: Mapping[str, StarCalibration] | None = None,
     ) -> None:
         """Keeps the parts of the judgement.
 
@@ -118,9 +120,11 @@ class Evaluator:
             split: what is asked, and the right answers.
             diversity: how far ranked lists are made diverse before they are judged.
             reasons: what explanations choose from; without it they are written word by word.
+            calibrations: by family, of the probabilities that stars are expected by.
         """
         self.predictor, self.prompter, self.split = predictor, prompter, split
         self.diversity, self.reasons = diversity, reasons
+        self.calibrations = calibrations or {}
         self.candidates = Candidates(
             split, len(prompter.catalogue), split.stars(), prompter.settings
         )
@@ -174,17 +178,14 @@ class Evaluator:
     ) -> Metrics:
         """The metrics of one template on the given examples; see ``evaluate``."""
         kind = task.kind(template)
-        facts = [
-            self.candidates.asked(task, kind, user, position)
-            for user, position in zip(asked.users.tolist(), asked.positions.tolist(), strict=True)
-        ]
+        facts = self._facts(task, template, asked)
         prompts = self._prompts(template, asked, facts)
         if kind.form == "item":
             return self._ranking(prompts, asked, keep_seen, lists)
         if kind.form == "choice":
             return self._choice(prompts, asked, facts)
         if kind.form == "stars":
-            return self._rating(prompts, asked)
+            return self._rating(task, prompts, asked)
         if kind.form == "text":
             if "feature" not in template.source_slots:
                 # What the answer is about must not choose it unless the prompt says so too.
@@ -194,6 +195,13 @@ class Evaluator:
         if kind.proposes == "item" and candidate_users:
             metrics |= self._ranked_words(task, template, asked.some(candidate_users))
         return metrics
+
+    def _facts(self, task: Task, template: PromptTemplate, asked: Questions) -> list[Asked]:
+        kind = task.kind(template)
+        return [
+            self.candidates.asked(task, kind, user, position)
+            for user, position in zip(asked.users.tolist(), asked.positions.tolist(), strict=True)
+        ]
 
     def _prompts(
         self, template: PromptTemplate, asked: Questions, facts: Sequence[Asked]
@@ -244,8 +252,16 @@ class Evaluator:
             metrics["n"] = n
         return metrics
 
-    def _rating(self, prompts: Sequence[Prompt], asked: Questions) -> Metrics:
-        expected, decoded = self.predictor.rate(prompts)
+    def star_probabilities(
+        self, task: Task, template: PromptTemplate, asked: Questions
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+        """What the model gives each number of stars, (examples, stars), and the true stars."""
+        facts = self._facts(task, template, asked)
+        found = self.predictor.star_probabilities(self._prompts(template, asked, facts))
+        return found, self.split.histories.ratings[asked.rows]
+
+    def _rating(self, task: Task, prompts: Sequence[Prompt], asked: Questions) -> Metrics:
+        expected, decoded = self.predictor.rate(prompts, self.calibrations.get(task.name))
         actual = self.split.histories.ratings[asked.rows]
         best = rating_metrics(decoded, actual)
         return rating_metrics(expected, actual) | {
@@ -343,54 +359,3 @@ def word_metrics(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_])
     if labels.all() or not labels.any():
         return {"accuracy": float(((scores >= 0.5) == labels).mean()), "n": len(labels)}
     return binary_metrics(scores, labels)
-
-
-def best_templates(
-    report: Mapping[str, Mapping[str, Metrics]],
-    tasks: Sequence[Task],
-    templates: Sequence[PromptTemplate],
-) -> dict[str, list[str]]:
-    """For each task the ids of its seen templates, best first within each kind of answer.
-
-    The kinds stand in the order of the task; templates that were not judged come last in theirs.
-    """
-    order: dict[str, list[str]] = {}
-    for task in tasks:
-        order[task.name] = []
-        for name, kind in task.family.answers.items():
-            own = [t for t in templates if (t.family, t.answer) == (task.name, name)]
-            seen = [t.id for t in own if not t.heldout]
-            metric, higher = kind.metric
-            found = report.get(task.name, {})
-            judged = [i for i in seen if metric in found.get(i, {})]
-            sign = -1 if higher else 1
-            order[task.name] += sorted(judged, key=lambda i: sign * found[i][metric])
-            order[task.name] += [i for i in seen if i not in judged]
-    return order
-
-
-def sensitivity(
-    report: Mapping[str, Mapping[str, Metrics]], templates: Sequence[PromptTemplate]
-) -> dict[str, dict[str, dict[str, Metrics]]]:
-    """How much each metric depends on the prompt.
-
-    Returns:
-        Family → kind of answer → metric → ``mean``, ``min`` and ``max`` over the judged templates,
-        and ``templates``, their number.
-    """
-    found: dict[str, dict[str, dict[str, Metrics]]] = {}
-    for family, rows in report.items():
-        kinds = {t.id: t.answer for t in templates if t.family == family}
-        for kind in dict.fromkeys(kinds[id_] for id_ in rows):
-            own = [row for id_, row in rows.items() if kinds[id_] == kind]
-            names = dict.fromkeys(name for row in own for name in row if name.split("/")[0] != "n")
-            spread = found.setdefault(family, {}).setdefault(kind, {})
-            for name in names:
-                values = [row[name] for row in own if name in row]
-                spread[name] = {
-                    "mean": float(np.mean(values)),
-                    "min": min(values),
-                    "max": max(values),
-                    "templates": len(values),
-                }
-    return found

@@ -11,9 +11,9 @@ from p5_t5.evaluation.evaluator import (
     KEEP_SEEN,
     Evaluator,
     RankedLists,
-    sensitivity,
 )
 from p5_t5.evaluation.newcomers import newcomers
+from p5_t5.evaluation.summary import sensitivity
 from p5_t5.prompting.corpus import Corpus
 
 _EXPLAINED = {
@@ -60,6 +60,7 @@ def final_report(
         f"templates; yes or no ranks those of {candidate_users} users",
         "templates": "all" if everything else "the reported ones",
         "explanations": _EXPLAINED[corpus.reasons.source if corpus.reasons else None],
+        "calibrated_stars": {task: str(own) for task, own in evaluator.calibrations.items()},
         "item_ids": corpus.catalogue.codes.scheme,
         "beams": evaluator.predictor.beams,
         **run,

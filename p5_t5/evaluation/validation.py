@@ -6,17 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from p5_t5.evaluation.evaluator import (
-    KEEP_SEEN,
-    Evaluator,
-    Metrics,
-    best_templates,
-    sensitivity,
-)
+import numpy as np
+import numpy.typing as npt
+
+from p5_t5.decoding.calibration import StarCalibration, fit_calibration
+from p5_t5.evaluation.evaluator import KEEP_SEEN, Evaluator, Metrics, questions
+from p5_t5.evaluation.summary import best_templates, sensitivity
 from p5_t5.prompting.corpus import Corpus
-from p5_t5.prompting.templates import AnswerKind
+from p5_t5.prompting.tasks import Task
+from p5_t5.prompting.templates import AnswerKind, PromptTemplate
 
 Found = dict[str, dict[str, Metrics]]
+# So many examples of each template calibrate stars at most.
+_CALIBRATED = 5000
 # Metrics below it count as much.
 _LEAST = 1e-4
 
@@ -125,6 +127,39 @@ class Validation:
                 name = task.name if kind == judged[0] else f"{task.name}/{kind}"
                 kinds.append((name, task.family.answers[kind], own[kind]))
         return kinds
+
+    def calibrate(self) -> dict[str, StarCalibration]:
+        """By family, what makes probabilities of stars true on validation; judges by it from now.
+
+        All seen reported templates of a family have one calibration, which wordings of a user's own
+        can be answered with too.
+        """
+        found = {}
+        if not self.corpus.protocol.uncalibrated_stars:
+            for task, _ in self.corpus.tasks:
+                judged = [
+                    self._star_probabilities(task, template)
+                    for template in self.corpus.reported()
+                    if template.family == task.name
+                    and task.kind(template).form == "stars"
+                    and not template.heldout
+                ]
+                if judged:
+                    probabilities, given = (
+                        np.concatenate(each) for each in zip(*judged, strict=True)
+                    )
+                    found[task.name] = fit_calibration(probabilities, given)
+        self.evaluator.calibrations = found
+        return found
+
+    def _star_probabilities(
+        self, task: Task, template: PromptTemplate
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Those of a template's validation examples, and which star each of these has."""
+        split = self.evaluator.split
+        asked = questions(split, task, "validation", _CALIBRATED, needs=template.needs)
+        found, stars = self.evaluator.star_probabilities(task, template, asked)
+        return found, np.abs(stars[:, None] - self.evaluator.predictor.ratings).argmin(axis=1)
 
     def order_templates(self) -> dict[str, list[str]]:
         """For each task its seen templates, best first within each kind of answer."""

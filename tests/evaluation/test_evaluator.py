@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,10 @@ from p5_t5.decoding.diversity import Diversity
 from p5_t5.evaluation.evaluator import (
     Evaluator,
     RankedLists,
-    best_templates,
     questions,
-    sensitivity,
     word_metrics,
 )
 from p5_t5.evaluation.metrics import binary_metrics, diversity_metrics, ranking_metrics
-from p5_t5.evaluation.validation import Validation
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
 from p5_t5.prompting.prompter import Asked, Prompter, PromptSettings
 from p5_t5.prompting.tasks import TASKS
@@ -147,50 +143,6 @@ def test_every_template_of_a_task_is_judged_on_the_same_rows(
     assert set(found["rating"]) == {t.id for t in corpus.templates if t.family == "rating"}
 
 
-def test_validation_picks_by_the_mean_over_the_seen_templates(
-    corpus: Corpus, evaluator: Evaluator
-) -> None:
-    validation = Validation(evaluator, corpus, at_most=64, keep_seen=True, metrics=["rating/rmse"])
-    found = validation.run()
-    assert set(found) == {"sequential", "rating", "review", "direct"}
-    lists = {"rated-1", "compared-1", "compared-4", "habit-1"}
-    assert set(found["rating"]) == {"1-4", "1-6"} | lists  # reported, and not held out
-    assert set(found["direct"]) == {"5-1", "5-4", "5-5", "pick-1", "pick-2"}
-    rows = [row["rmse"] for row in found["rating"].values() if "rmse" in row]
-    assert validation.value(found) == pytest.approx(-np.log(np.mean(rows)))
-    assert f"{min(rows):.4f} to {max(rows):.4f}" in validation.line(found)
-    first = replace(validation, metrics=())
-    own = [row["ndcg@10"] for row in found["sequential"].values()]
-    assert len(own) == 4
-    assert first.value(found) == pytest.approx(np.log(np.mean(own)))
-    nothing = {
-        "sequential": {id_: row | {"ndcg@10": 0.0} for id_, row in found["sequential"].items()}
-    }
-    assert -np.inf < first.value(nothing) < first.value(found)
-    both = replace(validation, metrics=["rating/rmse", "sequential/ndcg@10"])
-    assert both.value(found) == pytest.approx(np.log(np.mean(own) / np.mean(rows)) / 2)
-    kinds = {"direct/ndcg@10/candidates", "direct/yes_no/accuracy", "review/rmse"}
-    assert kinds <= set(validation.means(found))
-    wrong = Validation(evaluator, corpus, at_most=8, keep_seen=True, metrics=["rating/ndcg@10"])
-    with pytest.raises(ValueError, match="rating/rmse"):
-        wrong.value(found)
-
-
-def test_templates_are_ordered_within_each_kind_of_answer(corpus: Corpus) -> None:
-    report = {
-        "sequential": {"2-1": {"ndcg@10": 0.1}, "continue-1": {"ndcg@10": 0.3}},
-        "rating": {"1-2": {"rmse": 1.2}, "1-5": {"rmse": 0.9}, "1-9": {"auc": 0.6}},
-    }
-    tasks = [TASKS["sequential"], TASKS["rating"]]
-    order = best_templates(report, tasks, corpus.templates)
-    assert order["sequential"][:2] == ["continue-1", "2-1"]
-    assert order["rating"][:2] == ["1-5", "1-2"]
-    assert order["rating"][-4:] == ["1-4", "rated-5", "compared-4", "habit-4"]
-    assert "1-10" not in order["rating"]
-    seen = [t.id for t in corpus.of(TASKS["rating"]) if not t.heldout]
-    assert sorted(order["rating"]) == sorted(seen)
-
-
 def template_of(corpus: Corpus, id_: str) -> PromptTemplate:
     return next(t for t in corpus.templates if t.id == id_)
 
@@ -267,22 +219,6 @@ def test_headlines_are_judged_by_the_summaries(corpus: Corpus, evaluator: Evalua
     assert {"bleu-2", "rouge-1", "rouge-l"} <= set(metrics) and "feature_match" not in metrics
     items = len(set(corpus.split.histories.items[asked.rows].tolist()))
     assert metrics["distinct_per_item"] == pytest.approx(metrics["distinct"] * 5 / items)
-
-
-def test_the_spread_is_over_the_templates_of_one_kind(corpus: Corpus) -> None:
-    report = {
-        "rating": {
-            "1-2": {"rmse": 1.0, "n": 3}, "1-5": {"rmse": 2.0, "n": 3},
-            "1-3": {"auc": 0.5, "n": 3}, "1-4": {"auc": 0.7, "n": 3},
-        }
-    }  # fmt: skip
-    assert sensitivity(report, corpus.templates) == {
-        "rating": {
-            "stars": {"rmse": {"mean": 1.5, "min": 1.0, "max": 2.0, "templates": 2}},
-            "yes_no": {"auc": {"mean": 0.5, "min": 0.5, "max": 0.5, "templates": 1}},
-            "like": {"auc": {"mean": 0.7, "min": 0.7, "max": 0.7, "templates": 1}},
-        }
-    }
 
 
 def test_a_model_that_names_no_item_has_no_lists_to_describe(

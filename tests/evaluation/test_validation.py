@@ -1,0 +1,97 @@
+"""What is measured on validation and kept: the choice of weights, and calibrated stars."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from p5_t5.artifact import load_artifact
+from p5_t5.decoding.calibration import fit_calibration
+from p5_t5.evaluation.evaluator import Evaluator, questions
+from p5_t5.evaluation.validation import Validation
+from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
+from p5_t5.prompting.prompter import PromptSettings
+from p5_t5.prompting.tasks import TASKS
+from p5_t5.protocol import CORRECTED
+
+
+@pytest.fixture(scope="module")
+def corpus(toy: Path) -> Corpus:
+    tasks = read_tasks(["sequential", "rating", "explanation", "direct", "review", "zero-shot"])
+    return read_corpus(toy, tasks, PromptSettings(), seed=42)
+
+
+@pytest.fixture
+def validation(trained: Path, corpus: Corpus) -> Validation:
+    model, tokenizer, knowledge = load_artifact(trained)
+    evaluator = Evaluator(knowledge.predictor(model, tokenizer), corpus.prompter, corpus.split)
+    return Validation(evaluator, corpus, at_most=64, keep_seen=True)
+
+
+def test_it_picks_by_the_mean_over_the_seen_templates(validation: Validation) -> None:
+    validation = replace(validation, metrics=["rating/rmse"])
+    found = validation.run()
+    assert set(found) == {"sequential", "rating", "review", "direct"}
+    lists = {"rated-1", "compared-1", "compared-4", "habit-1"}
+    assert set(found["rating"]) == {"1-4", "1-6"} | lists  # reported, and not held out
+    assert set(found["direct"]) == {"5-1", "5-4", "5-5", "pick-1", "pick-2"}
+    rows = [row["rmse"] for row in found["rating"].values() if "rmse" in row]
+    assert validation.value(found) == pytest.approx(-np.log(np.mean(rows)))
+    assert f"{min(rows):.4f} to {max(rows):.4f}" in validation.line(found)
+    first = replace(validation, metrics=())
+    own = [row["ndcg@10"] for row in found["sequential"].values()]
+    assert len(own) == 4
+    assert first.value(found) == pytest.approx(np.log(np.mean(own)))
+    nothing = {
+        "sequential": {id_: row | {"ndcg@10": 0.0} for id_, row in found["sequential"].items()}
+    }
+    assert -np.inf < first.value(nothing) < first.value(found)
+    both = replace(validation, metrics=["rating/rmse", "sequential/ndcg@10"])
+    assert both.value(found) == pytest.approx(np.log(np.mean(own) / np.mean(rows)) / 2)
+    kinds = {"direct/ndcg@10/candidates", "direct/yes_no/accuracy", "review/rmse"}
+    assert kinds <= set(validation.means(found))
+    wrong = replace(validation, metrics=["rating/ndcg@10"])
+    with pytest.raises(ValueError, match="rating/rmse"):
+        wrong.value(found)
+
+
+def test_seen_templates_calibrate_the_stars_of_their_family(validation: Validation) -> None:
+    corpus, evaluator, task = validation.corpus, validation.evaluator, TASKS["rating"]
+    found = validation.calibrate()
+    assert set(found) == {"rating", "review"} and evaluator.calibrations == found
+    both = []
+    for template in corpus.reported():
+        if template.family == "rating" and template.answer == "stars" and not template.heldout:
+            asked = questions(corpus.split, task, "validation", needs=template.needs)
+            probabilities, stars = evaluator.star_probabilities(task, template, asked)
+            assert probabilities.sum(axis=1) == pytest.approx(np.ones(len(asked)), abs=1e-4)
+            both.append((probabilities, stars.astype(int) - 1))
+    assert len(both) == 4
+    assert (
+        fit_calibration(*(np.concatenate(each) for each in zip(*both, strict=True)))
+        == (found["rating"])
+    )
+
+
+def test_expected_stars_are_calibrated_and_decoded_ones_are_not(validation: Validation) -> None:
+    corpus, evaluator, task = validation.corpus, validation.evaluator, TASKS["rating"]
+    template = next(t for t in corpus.templates if t.id == "compared-1")
+    asked = questions(corpus.split, task, "validation", needs=template.needs)
+    raw = evaluator.judge(task, template, asked)
+    calibration = validation.calibrate()["rating"]
+    calibrated = evaluator.judge(task, template, asked)
+    assert raw["rmse/decoded"] == calibrated["rmse/decoded"]
+    probabilities, stars = evaluator.star_probabilities(task, template, asked)
+    expected = calibration.apply(probabilities) @ np.arange(1.0, 6.0)
+    assert calibrated["rmse"] == pytest.approx(np.sqrt(np.mean((expected - stars) ** 2)))
+    assert calibrated["rmse"] != raw["rmse"]
+
+
+def test_as_in_the_paper_stars_are_not_calibrated(validation: Validation) -> None:
+    protocol = replace(CORRECTED, uncalibrated_stars=True)
+    corpus = replace(validation.corpus, protocol=protocol)
+    assert replace(validation, corpus=corpus).calibrate() == {}
+    assert validation.evaluator.calibrations == {}
