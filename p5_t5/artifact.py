@@ -60,7 +60,8 @@ class Knowledge:
         trie: the codes as the search reads them; built anew where it is not known.
         protocol: where prediction follows P5's program.
         reasons: what explanations choose from; ``None`` where they are written word by word.
-        calibrations: by family, of the probabilities that stars are expected by.
+        calibrations: of the probabilities that stars are expected by, by FAMILY/ID of a template
+            and by family for other wordings.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Knowledge:
             beams=self.beams,
             trie=self.trie,
             protocol=self.protocol,
+            calibrations=self.calibrations,
         )
 
     def save(self, folder: Path) -> None:
@@ -184,8 +186,8 @@ class Knowledge:
             protocol=protocol,
             reasons=reasons,
             calibrations={
-                family: StarCalibration(values["slope"], tuple(values["shifts"]))
-                for family, values in settings.get("calibrations", {}).items()
+                wording: StarCalibration(values["slope"], tuple(values["shifts"]))
+                for wording, values in settings.get("calibrations", {}).items()
             },
         )
 

@@ -358,7 +358,7 @@ class P5RecommendPipeline(Pipeline):
                 answer["explained_by"] = None if silent else source
             return answers
         if task == "rating":
-            scores, _ = self.predictor.rate(prompts, self.knowledge.calibrations.get(task))
+            scores, _ = self.predictor.rate(prompts)
         else:
             scores = self.predictor.word_probabilities(prompts, WORDS["like_dislike"])
         for (answer, _), score in zip(flat, scores.tolist(), strict=True):

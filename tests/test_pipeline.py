@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from transformers import pipeline
@@ -207,10 +208,11 @@ def test_ratings_are_stars_of_the_asked_or_the_recommended_items(recommend: Any)
     assert same == asked
     knowledge = recommend.knowledge
     state = knowledge.histories.state(knowledge.histories.number["u0001"])
-    template = next(t for t in knowledge.templates if t.id == knowledge.best_templates["rating"][0])
-    prompt = knowledge.prompter.render(template, state, Asked(item=5))
-    expected, _ = recommend.predictor.rate([prompt], knowledge.calibrations["rating"])
-    assert asked["score"] == pytest.approx(expected[0])
+    id_ = knowledge.best_templates["rating"][0]
+    prompt = knowledge.prompter.render(knowledge.template("rating", id_), state, Asked(item=5))
+    probabilities = recommend.predictor.star_probabilities([prompt])
+    calibrated = knowledge.calibrations[f"rating/{id_}"].apply(probabilities)
+    assert asked["score"] == pytest.approx((calibrated @ np.array(knowledge.ratings))[0])
     rated = recommend("u0001", task="rating", top_k=3)
     assert titles(rated) == titles(recommend("u0001", top_k=3))
     assert all(1 <= answer["score"] <= 5 for answer in rated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,13 @@ class StarCalibration:
         logs = np.log(np.maximum(probabilities, _LEAST))
         found: Floats = np.exp(log_softmax(self.slope * logs + np.array(self.shifts), axis=1))
         return found
+
+
+def calibration_of(
+    calibrations: Mapping[str, StarCalibration], wording: str
+) -> StarCalibration | None:
+    """That of a template, FAMILY/ID; where it has none that of its family for other wordings."""
+    return calibrations.get(wording, calibrations.get(wording.partition("/")[0]))
 
 
 def fit_calibration(probabilities: Floats, given: npt.NDArray[np.int64]) -> StarCalibration:

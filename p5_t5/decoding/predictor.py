@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, T5ForConditi
 from p5_t5.data.item_ids import ItemCodes
 from p5_t5.decoding.batching import batches, request_bytes
 from p5_t5.decoding.beam_search import Ranking, beam_search
-from p5_t5.decoding.calibration import StarCalibration
+from p5_t5.decoding.calibration import StarCalibration, calibration_of
 from p5_t5.decoding.constraints import allow
 from p5_t5.decoding.exact import pair_scores
 from p5_t5.decoding.legal import LegalLeaves
@@ -45,6 +45,7 @@ class Predictor:
         memory_budget: int = 2**30,
         trie: Trie | None = None,
         protocol: Protocol = CORRECTED,
+        calibrations: Mapping[str, StarCalibration] | None = None,
     ) -> None:
         """Builds the tries of items and of ratings.
 
@@ -59,11 +60,13 @@ class Predictor:
                 smaller batches.
             trie: of the codes, where it is known.
             protocol: where prediction follows P5's program.
+            calibrations: of the probabilities that stars are expected by, see ``calibration_of``.
         """
         self.model = model
         self.words = WordTokenizer(tokenizer)
         self.ratings = np.array(ratings, dtype=np.float64)
         self.beams, self.batch_size, self.memory_budget = beams, batch_size, memory_budget
+        self.calibrations = calibrations or {}
         self._collate = Collator(self.words, protocol.longest_source)
         self.trie = trie or build_trie(self.words.codes(codes), self.words.eos)
         self._free = FreeSearch(self.words, codes) if protocol.unconstrained_decoding else None
@@ -190,14 +193,8 @@ class Predictor:
             probabilities[index] = scores.double().exp().cpu().numpy()
         return probabilities
 
-    def rate(
-        self, prompts: Sequence[Prompt], calibration: StarCalibration | None = None
-    ) -> tuple[Floats, Floats]:
-        """The stars of each prompt: expected over the answers' probabilities, and decoded.
-
-        Args:
-            prompts: prompts whose answer is stars.
-            calibration: of the probabilities that stars are expected by; decoding is without it.
+    def rate(self, prompts: Sequence[Prompt]) -> tuple[Floats, Floats]:
+        """The stars of each prompt: expected over calibrated probabilities, and decoded without.
 
         Returns:
             Expected and most probable stars, each of shape (prompts,).
@@ -207,7 +204,12 @@ class Predictor:
         """
         found = self.star_probabilities(prompts)
         decoded = self.ratings[found.argmax(axis=1)]
-        return (calibration.apply(found) if calibration else found) @ self.ratings, decoded
+        wordings = np.array([prompt.template for prompt in prompts])
+        for wording in dict.fromkeys(wordings.tolist()):
+            calibration = calibration_of(self.calibrations, wording)
+            if calibration:
+                found[wordings == wording] = calibration.apply(found[wordings == wording])
+        return found @ self.ratings, decoded
 
     def star_probabilities(self, prompts: Sequence[Prompt]) -> Floats:
         """The probability of each number of stars, shape (prompts, stars), fewest stars first.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from p5_t5.data.histories import UserState
 from p5_t5.data.splits import Part, Split
-from p5_t5.decoding.calibration import StarCalibration
 from p5_t5.decoding.diversity import Diversity
 from p5_t5.decoding.predictor import Predictor
 from p5_t5.evaluation.metrics import (
@@ -110,7 +109,6 @@ class Evaluator:
         split: Split,
         diversity: Diversity = _RELEVANCE_ALONE,
         reasons: Reasons | None = None,
-        calibrations: Mapping[str, StarCalibration] | None = None,
     ) -> None:
         """Keeps the parts of the judgement.
 
@@ -120,11 +118,9 @@ class Evaluator:
             split: what is asked, and the right answers.
             diversity: how far ranked lists are made diverse before they are judged.
             reasons: what explanations choose from; without it they are written word by word.
-            calibrations: by family, of the probabilities that stars are expected by.
         """
         self.predictor, self.prompter, self.split = predictor, prompter, split
         self.diversity, self.reasons = diversity, reasons
-        self.calibrations = calibrations or {}
         self.candidates = Candidates(
             split, len(prompter.catalogue), split.stars(), prompter.settings
         )
@@ -185,7 +181,7 @@ class Evaluator:
         if kind.form == "choice":
             return self._choice(prompts, asked, facts)
         if kind.form == "stars":
-            return self._rating(task, prompts, asked)
+            return self._rating(prompts, asked)
         if kind.form == "text":
             if "feature" not in template.source_slots:
                 # What the answer is about must not choose it unless the prompt says so too.
@@ -260,8 +256,8 @@ class Evaluator:
         found = self.predictor.star_probabilities(self._prompts(template, asked, facts))
         return found, self.split.histories.ratings[asked.rows]
 
-    def _rating(self, task: Task, prompts: Sequence[Prompt], asked: Questions) -> Metrics:
-        expected, decoded = self.predictor.rate(prompts, self.calibrations.get(task.name))
+    def _rating(self, prompts: Sequence[Prompt], asked: Questions) -> Metrics:
+        expected, decoded = self.predictor.rate(prompts)
         actual = self.split.histories.ratings[asked.rows]
         best = rating_metrics(decoded, actual)
         return rating_metrics(expected, actual) | {

@@ -60,7 +60,9 @@ def final_report(
         f"templates; yes or no ranks those of {candidate_users} users",
         "templates": "all" if everything else "the reported ones",
         "explanations": _EXPLAINED[corpus.reasons.source if corpus.reasons else None],
-        "calibrated_stars": {task: str(own) for task, own in evaluator.calibrations.items()},
+        "calibrated_stars": {
+            wording: str(own) for wording, own in evaluator.predictor.calibrations.items()
+        },
         "item_ids": corpus.catalogue.codes.scheme,
         "beams": evaluator.predictor.beams,
         **run,

@@ -18,7 +18,7 @@ from p5_t5.prompting.templates import AnswerKind, PromptTemplate
 
 Found = dict[str, dict[str, Metrics]]
 # So many examples of each template calibrate stars at most.
-_CALIBRATED = 5000
+_CALIBRATED = 2000
 # Metrics below it count as much.
 _LEAST = 1e-4
 
@@ -129,27 +129,27 @@ class Validation:
         return kinds
 
     def calibrate(self) -> dict[str, StarCalibration]:
-        """By family, what makes probabilities of stars true on validation; judges by it from now.
+        """What makes probabilities of stars true on validation; stars are judged by it from now on.
 
-        All seen reported templates of a family have one calibration, which wordings of a user's own
-        can be answered with too.
+        Returns:
+            A calibration for each seen template, named FAMILY/ID, and for each family one of all of
+            them together, for wordings that are held out or a user's own.
         """
-        found = {}
+        found: dict[str, StarCalibration] = {}
         if not self.corpus.protocol.uncalibrated_stars:
             for task, _ in self.corpus.tasks:
-                judged = [
-                    self._star_probabilities(task, template)
-                    for template in self.corpus.reported()
-                    if template.family == task.name
-                    and task.kind(template).form == "stars"
-                    and not template.heldout
-                ]
+                judged = {
+                    f"{task.name}/{template.id}": self._star_probabilities(task, template)
+                    for template in self.corpus.of(task)
+                    if task.kind(template).form == "stars" and not template.heldout
+                }
+                found |= {name: fit_calibration(*own) for name, own in judged.items()}
                 if judged:
-                    probabilities, given = (
-                        np.concatenate(each) for each in zip(*judged, strict=True)
+                    probabilities, given = zip(*judged.values(), strict=True)
+                    found[task.name] = fit_calibration(
+                        np.concatenate(probabilities), np.concatenate(given)
                     )
-                    found[task.name] = fit_calibration(probabilities, given)
-        self.evaluator.calibrations = found
+        self.evaluator.predictor.calibrations = found
         return found
 
     def _star_probabilities(

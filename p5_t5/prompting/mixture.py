@@ -50,6 +50,10 @@ _SAMPLES_A_TEMPLATE = 32
 # What is given at prediction and was never an answer need hardly be learnt: in a list of stars it
 # is the items, which would have most of its loss. Without it such lists are learnt by heart sooner.
 _ANSWER, _GIVEN_WEIGHT = 1.0, 0.2
+# Where words are noisy, this share of the prompts keeps none of its own: what they ask must also be
+# read from what fills them. A wording with an end that nothing trained has, "Continue.", had cost
+# 40% of RMSE.
+_WORDLESS = 0.1
 
 
 @dataclass(frozen=True)
@@ -277,7 +281,10 @@ class Mixture:
         if not self._word_noise or not self._words:
             return None
         generator = np.random.default_rng([5, draw])
-        return Noise(self._words, 2 * self._word_noise * float(generator.random()), generator)
+        rate = 2 * self._word_noise * float(generator.random())
+        if generator.random() < _WORDLESS:
+            rate = 1.0
+        return Noise(self._words, rate, generator)
 
     def _render(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Renders and tokenises the rows that are read."""

@@ -122,11 +122,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One rendered example: the encoder's text, the given start of the answer, the whole answer."""
+    """One rendered example: the encoder's text, the answer's start and all of it; its FAMILY/ID."""
 
     source: str
     given: str
     target: str
+    template: str = ""
 
 
 def stars(value: float) -> str:
@@ -182,7 +183,6 @@ class Prompter:
         Raises:
             ValueError: a slot can't be filled.
         """
-        predicting = draw is None
         separator = template.separator
         values = {
             slot: value if isinstance(value, str) else self._text(slot, value, separator)
@@ -191,7 +191,8 @@ class Prompter:
         return Prompt(
             source=template.render(template.source_parts, values),
             given=template.render(template.given_parts, values),
-            target="" if predicting else template.render(template.target_parts, values),
+            target="" if draw is None else template.render(template.target_parts, values),
+            template=f"{template.family}/{template.id}",
         )
 
     def values(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p5_t5.decoding.calibration import StarCalibration, fit_calibration
+from p5_t5.decoding.calibration import StarCalibration, calibration_of, fit_calibration
 
 STARS = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
 
@@ -57,3 +57,12 @@ def test_a_model_that_is_certain_can_be_wrong() -> None:
     certain = np.eye(5)[[4, 4, 4, 4]]
     calibrated = fit_calibration(certain, np.array([4, 4, 4, 0])).apply(certain)
     assert np.isfinite(calibrated).all() and 3 < (calibrated @ STARS)[0] < 5
+
+
+def test_a_wording_without_its_own_has_that_of_its_family() -> None:
+    own, others = StarCalibration(1.0, (0.0, 1.0)), StarCalibration(2.0, (0.0, 0.0))
+    known = {"rating/1-6": own, "rating": others}
+    assert calibration_of(known, "rating/1-6") is own
+    assert calibration_of(known, "rating/mine") is others
+    assert calibration_of(known, "zero-shot/Z-2") is None
+    assert calibration_of({}, "rating/1-6") is None

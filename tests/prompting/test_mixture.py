@@ -420,7 +420,7 @@ def test_noise_touches_a_prompts_own_words_and_nothing_else(toy: tuple[Split, Pr
         mixture(toy, {"sequential": 1.0}, [asked, other], word_noise=rate) for rate in (0.0, 0.3)
     )
     own, foreign = set("One two three four five six seven eight".split()), {"Something", "else:"}
-    kept, total, changed = 0, 0, 0
+    kept = total = changed = wordless = 0
     rows = zip(plain.epoch(0).examples, noisy.epoch(0).examples, strict=True)
     for before, after in islice(rows, 500):
         assert before["labels"] == after["labels"]
@@ -431,7 +431,9 @@ def test_noise_touches_a_prompts_own_words_and_nothing_else(toy: tuple[Split, Pr
             firsts = zip(before["input_ids"][:4], after["input_ids"][:4], strict=True)
             kept += sum(a == b for a, b in firsts)
             changed += len(foreign & set(after["input_ids"]))
+            wordless += {*before["input_ids"][:4]}.isdisjoint(after["input_ids"])
     assert changed and 0.4 < 2 * kept / total < 0.8
+    assert 0.02 < wordless * len(own) / total < 0.15  # a tenth, less those with drawn own words
     assert noisy.epoch(0).examples[:50] == noisy.epoch(0).examples[:50]
 
 
