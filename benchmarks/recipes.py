@@ -21,16 +21,19 @@ sys.path.insert(0, str(HOME))
 import train  # noqa: E402
 from p5_t5.arguments import read_arguments  # noqa: E402
 from p5_t5.data.sources import find_dataset  # noqa: E402
+from p5_t5.evaluation.evaluator import KEEP_SEEN  # noqa: E402
 from p5_t5.modeling.collator import Collator  # noqa: E402
 from p5_t5.modeling.weight_mean import WeightMean  # noqa: E402
 
 # What is shown of each template, if it has it.
-SHOWN = ("hr@10", "ndcg@10", "rmse", "auc", "bleu-4")
+SHOWN = ("hr@10", "ndcg@10", "ndcg@10/candidates", "rmse", "auc")
 Found = dict[str, dict[str, dict[str, float]]]
 
 
 def learn(minutes: float, options: Sequence[str]) -> tuple[Found, int]:
-    """Trains by train.py's own loop and judges the reported seen templates on validation.
+    """Trains by train.py's own loop and judges the reported templates on validation.
+
+    Those that training never shows are among them; texts are not judged.
 
     Returns:
         The metrics by task and template, and how many steps were made.
@@ -50,7 +53,18 @@ def learn(minutes: float, options: Sequence[str]) -> tuple[Found, int]:
         collate = Collator(words, arguments.protocol.longest_source)
         loop = train.Loop(arguments, accelerator, model, mean, collate, mixture, validation)
         loop.run()
-        return validation.run(), loop.progress.step
+        tasks = [task for task, _ in corpus.tasks]
+        forms = {task.name: {k: a.form for k, a in task.family.answers.items()} for task in tasks}
+        asked = [t for t in corpus.reported() if forms.get(t.family, {}).get(t.answer) != "text"]
+        validation.calibrate()
+        found = validation.evaluator.evaluate(
+            tasks,
+            asked,
+            "validation",
+            at_most=validation.at_most,
+            keep_seen=(validation.keep_seen,),
+        )
+        return found, loop.progress.step
 
 
 def row(name: str, steps: int, found: Found) -> str:
@@ -58,7 +72,8 @@ def row(name: str, steps: int, found: Found) -> str:
     cells = [name, f"{steps:,}"]
     for task, templates in found.items():
         for metric in SHOWN:
-            values = {id_: m[metric] for id_, m in templates.items() if metric in m}
+            names = (metric, metric + KEEP_SEEN)  # one of them was judged
+            values = {id_: m[name] for id_, m in templates.items() for name in names if name in m}
             if values:
                 shown = " ".join(f"{id_} {value:.4f}" for id_, value in values.items())
                 cells.append(f"{task} {metric}: {shown}")
