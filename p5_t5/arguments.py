@@ -178,7 +178,8 @@ class TrainArguments:
     word_noise: float = field(
         default=0.2,
         metadata={"help": "share of a prompt's own words left out or changed while training, on "
-                  "average, so that other wordings are understood"},
+                  "average, so that other wordings are understood; above 0 a tenth of the prompts "
+                  "keeps none"},
     )  # fmt: skip
     rating_dropout: float = field(
         default=0.2,
