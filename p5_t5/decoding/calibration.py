@@ -34,11 +34,6 @@ class StarCalibration:
     slope: float
     shifts: tuple[float, ...]
 
-    def __str__(self) -> str:
-        """For people to read, fewest stars first."""
-        shifts = " ".join(f"{shift:+.2f}" for shift in self.shifts)
-        return f"log-probabilities times {self.slope:.2f}, then {shifts}"
-
     def apply(self, probabilities: Floats) -> Floats:
         """Calibrated probabilities, shape (examples, stars) like what is given."""
         logs = np.log(np.maximum(probabilities, _LEAST))

@@ -60,9 +60,9 @@ def final_report(
         f"templates; yes or no ranks those of {candidate_users} users",
         "templates": "all" if everything else "the reported ones",
         "explanations": _EXPLAINED[corpus.reasons.source if corpus.reasons else None],
-        "calibrated_stars": {
-            wording: str(own) for wording, own in evaluator.predictor.calibrations.items()
-        },
+        "expected_stars": "by probabilities calibrated on validation, see p5.json"
+        if evaluator.predictor.calibrations
+        else "by the model's own probabilities",
         "item_ids": corpus.catalogue.codes.scheme,
         "beams": evaluator.predictor.beams,
         **run,
