@@ -22,8 +22,8 @@ SMALL = (
     "--eval_examples=20", "--evaluations=2",
 )  # fmt: skip
 RESUMABLE = (
-    *SMALL, "--max_train_steps=12", "--max_train_minutes=2", "--save_steps=3", "--tasks",
-    "sequential", "rating",
+    *SMALL, "--max_train_steps=12", "--max_train_minutes=2", "--save_steps=3",
+    "--held_back_users=50", "--tasks", "sequential", "rating",
 )  # fmt: skip
 
 
@@ -101,6 +101,8 @@ WRONG = [
     (("--word_noise=0.6",), "--word_noise must be from 0 to 0.5, not 0.6"),
     (("--rating_dropout=0.5",), "--rating_dropout must be from 0 to below 0.5, not 0.5"),
     (("--token_embeddings=svd",), "must be cooccurrence or random, not 'svd'"),
+    (("--held_back_users=-1",), "--held_back_users must be at least 0, not -1"),
+    (("--held_back_users=201",), "toy: --held_back_users 201: only 200 users have the 4"),
     (("--max_recent=-1",), "--max_recent must be at least 0, not -1"),
     (("--tasks=zero-shot",), "none of the tasks zero-shot can be learnt"),
     (("--resume",), "has no checkpoint to go on from"),
@@ -158,6 +160,7 @@ def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(toy: Path, tmp_pat
     assert (killed / weights).read_bytes() == (whole / weights).read_bytes()
     ours, theirs = (json.loads((f / "metrics.json").read_text()) for f in (killed, whole))
     assert ours["test"] == theirs["test"]
+    assert ours["protocol"]["held_back_users"] == 50
 
 
 @pytest.fixture(scope="module")

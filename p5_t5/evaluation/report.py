@@ -49,10 +49,11 @@ def final_report(
     """
     tasks = corpus.judged
     templates = corpus.templates if everything else corpus.reported()
-    settings = corpus.prompter.settings
+    settings, held_back = corpus.prompter.settings, corpus.split.held_back
     protocol = {
         "dataset": corpus.name,
         **corpus.protocol.facts(),
+        "held_back_users": 0 if held_back is None else int(held_back.sum()),
         "ties": "equal timestamps keep file order",
         "seen_items": f"excluded; kept where a metric ends with {KEEP_SEEN}",
         "candidates": f"where a metric ends with {CANDIDATES}: the right item and "

@@ -138,14 +138,15 @@ class Validation:
         found: dict[str, StarCalibration] = {}
         if not self.corpus.protocol.uncalibrated_stars:
             for task, _ in self.corpus.tasks:
-                judged = {
+                told = {
                     f"{task.name}/{template.id}": self._star_probabilities(task, template)
                     for template in self.corpus.of(task)
                     if task.kind(template).form == "stars" and not template.heldout
                 }
-                found |= {name: fit_calibration(*own) for name, own in judged.items()}
-                if judged:
-                    probabilities, given = zip(*judged.values(), strict=True)
+                told = {name: own for name, own in told.items() if len(own[1])}
+                found |= {name: fit_calibration(*own) for name, own in told.items()}
+                if told:
+                    probabilities, given = zip(*told.values(), strict=True)
                     found[task.name] = fit_calibration(
                         np.concatenate(probabilities), np.concatenate(given)
                     )
