@@ -92,9 +92,7 @@ def review_stars(split: Split, seed: int) -> npt.NDArray[np.float32]:
     return found
 
 
-def _regression(
-    words: Sequence[sp.csr_matrix], stars: Stars, rows: npt.NDArray[np.int64]
-) -> Stars:
+def _regression(words: Sequence[sp.csr_matrix], stars: Stars, rows: npt.NDArray[np.int64]) -> Stars:
     """The stars of all reviews as those of some rows say, shape (reviews,)."""
     above = stars[rows] > stars[rows].mean()
     columns = []
