@@ -111,7 +111,8 @@ class Mixture:
             batches_per_step: so many batches make one step, over all processes.
             seed: of the plan.
             word_noise: the share of a prompt's own words that are left out or changed, on average;
-                from none to twice as many are in one example, and all in every tenth.
+                from none to twice as many are in one example, and all in every tenth whose list,
+                if it has one, can be read without them.
             rating_dropout: the share of a user's interactions that a list of stars leaves out, on
                 average; from none to twice as many in one example.
 
