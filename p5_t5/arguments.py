@@ -179,7 +179,7 @@ class TrainArguments:
         default=0.2,
         metadata={"help": "share of a prompt's own words left out or changed while training, on "
                   "average, so that other wordings are understood; above 0 a tenth of the prompts "
-                  "keeps none, if it can do without"},
+                  "keeps none"},
     )  # fmt: skip
     rating_dropout: float = field(
         default=0.2,

@@ -111,8 +111,7 @@ class Mixture:
             batches_per_step: so many batches make one step, over all processes.
             seed: of the plan.
             word_noise: the share of a prompt's own words that are left out or changed, on average;
-                from none to twice as many are in one example, and all in every tenth whose list,
-                if it has one, can be read without them.
+                from none to twice as many are in one example, and all in every tenth.
             rating_dropout: the share of a user's interactions that a list of stars leaves out, on
                 average; from none to twice as many in one example.
 
@@ -269,7 +268,7 @@ class Mixture:
         state, asked = self._asked(t, m, user, position, draw)
         values = self._prompter.values(template, state, asked, draw)
         encode, separator = self._fragments.encode, template.separator
-        source = encode(template.source_parts, values, separator, self._noise(template, draw))
+        source = encode(template.source_parts, values, separator, self._noise(draw))
         target = [*encode(template.target_parts, values, separator), self._end]
         given = self._fragments.answers(template.given_parts, values, separator)
         learnt = [_ANSWER if answered else _GIVEN_WEIGHT for answered in given]
@@ -278,14 +277,12 @@ class Mixture:
             learnt[-1] = 0.0
         return [*source, self._end], target, learnt
 
-    def _noise(self, template: PromptTemplate, draw: int) -> Noise | None:
+    def _noise(self, draw: int) -> Noise | None:
         if not self._word_noise or not self._words:
             return None
         generator = np.random.default_rng([5, draw])
         rate = 2 * self._word_noise * float(generator.random())
-        # Where the answer is not begun, words alone tell which end of a list is the newest.
-        told = bool(template.given_parts) or not template.slots & OLDER_SLOTS
-        if told and generator.random() < _WORDLESS:
+        if generator.random() < _WORDLESS:
             rate = 1.0
         return Noise(self._words, rate, generator)
 
