@@ -78,10 +78,13 @@ def main() -> None:
     loop.run()
     if accelerator.is_main_process:
         print("judging the templates on the test split ...", flush=True)
-        calibrations = validation.calibrate()
+        calibrations, repeats = validation.calibrate(), validation.calibrate_repeats()
         best = validation.order_templates()
         knowledge = replace(
-            what_is_known(arguments, corpus), best_templates=best, calibrations=calibrations
+            what_is_known(arguments, corpus),
+            best_templates=best,
+            calibrations=calibrations,
+            repeats=repeats,
         )
         metrics = final_report(
             corpus,

@@ -57,6 +57,7 @@ def learn(minutes: float, options: Sequence[str]) -> tuple[Found, int]:
         forms = {task.name: {k: a.form for k, a in task.family.answers.items()} for task in tasks}
         asked = [t for t in corpus.reported() if forms.get(t.family, {}).get(t.answer) != "text"]
         validation.calibrate()
+        validation.calibrate_repeats()
         found = validation.evaluator.evaluate(
             tasks,
             asked,

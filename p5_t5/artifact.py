@@ -62,6 +62,7 @@ class Knowledge:
         reasons: what explanations choose from; ``None`` where they are written word by word.
         calibrations: of the probabilities that stars are expected by, by FAMILY/ID of a template
             and by family for other wordings.
+        repeats: what is added to the log-probability of items that a user already has.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Knowledge:
     protocol: Protocol = CORRECTED
     reasons: Reasons | None = None
     calibrations: Mapping[str, StarCalibration] = field(default_factory=dict)
+    repeats: float = 0.0
 
     @cached_property
     def prompter(self) -> Prompter:
@@ -99,6 +101,7 @@ class Knowledge:
             trie=self.trie,
             protocol=self.protocol,
             calibrations=self.calibrations,
+            repeats=self.repeats,
         )
 
     def save(self, folder: Path) -> None:
@@ -130,6 +133,7 @@ class Knowledge:
             "beams": self.beams,
             "protocol": asdict(self.protocol),
             "calibrations": {k: asdict(v) for k, v in self.calibrations.items()},
+            "repeats": self.repeats,
             "explained_by": self.reasons.source if self.reasons else None,
         }
         if isinstance(self.reasons, Quotes):
@@ -189,6 +193,7 @@ class Knowledge:
                 wording: StarCalibration(values["slope"], tuple(values["shifts"]))
                 for wording, values in settings.get("calibrations", {}).items()
             },
+            repeats=settings.get("repeats", 0.0),
         )
 
 

@@ -297,10 +297,10 @@ class P5RecommendPipeline(Pipeline):
         if any(mask is not None for mask in conditions):
             whole = torch.ones(len(self.knowledge.catalogue), dtype=torch.bool)
             allowed = torch.stack([whole if mask is None else mask for mask in conditions])
-        seen = None if keep_seen else [request.state.items for request in batch]
+        seen = [request.state.items for request in batch]
         catalogue = self.knowledge.catalogue
         wide = diversity.width(top_k, len(catalogue))
-        ranking = self.predictor.rank(prompts, wide, seen, allowed)
+        ranking = self.predictor.rank(prompts, wide, None if keep_seen else seen, allowed, seen)
         items, scores = diversity.rerank(*ranking, catalogue.category_matrix, top_k)
         return [
             [self._answer(i, s) for i, s in zip(row, log, strict=True) if i >= 0]

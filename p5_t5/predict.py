@@ -79,8 +79,9 @@ class Job:
         states = [self.knowledge.histories.state(user) for user in users]
         render = self.knowledge.prompter.render
         prompts = [render(self.template, state, Asked()) for state in states]
-        seen = None if self.keep_seen else [state.items for state in states]
-        items, scores = self.predictor.rank(prompts, self.top_k, seen)
+        seen = [state.items for state in states]
+        excluded = None if self.keep_seen else seen
+        items, scores = self.predictor.rank(prompts, self.top_k, excluded, had=seen)
         ids = self.knowledge.catalogue.item_ids
         legal = [[i for i in row if i >= 0] for row in items.tolist()]
         table = pl.DataFrame(

@@ -57,6 +57,10 @@ class Protocol:
     uncalibrated_stars: bool = _switch(
         "probabilities of stars are the model's own, instead of calibrated on validation"
     )
+    uncalibrated_repeats: bool = _switch(
+        "items that a user already has, where they are not excluded, are as probable as the model "
+        "says, instead of as often the next one as on validation"
+    )
     free_explanations: bool = _switch(
         "explanations are written word by word, instead of choosing the most probable of what "
         "users said of the item, or of the facts that hold for it"

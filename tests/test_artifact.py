@@ -27,6 +27,7 @@ def test_what_was_trained_with_comes_back_whole(trained: Path, tmp_path: Path) -
     assert second.ratings == first.ratings
     assert {"rating", "rating/1-6"} <= set(first.calibrations)
     assert second.calibrations == first.calibrations
+    assert second.repeats == first.repeats != 0
     assert second.histories.user_ids == first.histories.user_ids
     assert second.histories.profiles == first.histories.profiles
     assert not first.histories.ids_are_names and not second.histories.ids_are_names

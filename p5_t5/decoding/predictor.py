@@ -46,6 +46,7 @@ class Predictor:
         trie: Trie | None = None,
         protocol: Protocol = CORRECTED,
         calibrations: Mapping[str, StarCalibration] | None = None,
+        repeats: float = 0.0,
     ) -> None:
         """Builds the tries of items and of ratings.
 
@@ -61,12 +62,13 @@ class Predictor:
             trie: of the codes, where it is known.
             protocol: where prediction follows P5's program.
             calibrations: of the probabilities that stars are expected by, see ``calibration_of``.
+            repeats: is added to the log-probability of what a user already has, see ``rank``.
         """
         self.model = model
         self.words = WordTokenizer(tokenizer)
         self.ratings = np.array(ratings, dtype=np.float64)
         self.beams, self.batch_size, self.memory_budget = beams, batch_size, memory_budget
-        self.calibrations = calibrations or {}
+        self.calibrations, self.repeats = calibrations or {}, repeats
         self._collate = Collator(self.words, protocol.longest_source)
         self.trie = trie or build_trie(self.words.codes(codes), self.words.eos)
         self._free = FreeSearch(self.words, codes) if protocol.unconstrained_decoding else None
@@ -82,6 +84,7 @@ class Predictor:
         k: int,
         excluded: Sequence[npt.NDArray[np.int32]] | None = None,
         allowed: torch.Tensor | None = None,
+        had: Sequence[npt.NDArray[np.int32]] | None = None,
     ) -> tuple[Rows, Floats]:
         """The k most probable items of each prompt, best first.
 
@@ -91,6 +94,8 @@ class Predictor:
             excluded: for each prompt the catalogue rows that must not be named.
             allowed: True where an item may be named unless it is excluded, shape (items,) or
                 (prompts, items).
+            had: for each prompt the catalogue rows that the user has. Where nothing is excluded
+                ``repeats`` says how probable these are; unconstrained, the model alone does.
 
         Returns:
             Catalogue rows, -1 past the last legal item, and log-probabilities, both (prompts, k).
@@ -101,6 +106,8 @@ class Predictor:
         """
         if self._free is not None:
             return self._rank_freely(prompts, k, excluded, allowed)
+        if had is not None and excluded is None and self.repeats:
+            return self._rank_again(prompts, k, had, allowed)
         legal = None
         if allowed is not None:
             legal = LegalLeaves.allow(self._items, allowed)
@@ -115,6 +122,49 @@ class Predictor:
             items[index] = found.items.cpu().numpy()
             scores[index] = found.scores.cpu().numpy()
         return items, scores
+
+    def _rank_again(
+        self,
+        prompts: Sequence[Prompt],
+        k: int,
+        had: Sequence[npt.NDArray[np.int32]],
+        allowed: torch.Tensor | None,
+    ) -> tuple[Rows, Floats]:
+        """Ranks what is new and what is not apart, and puts them together."""
+        own = [np.unique(rows).astype(np.int64) for rows in had]
+        may = torch.ones(len(self._items), dtype=torch.bool) if allowed is None else allowed.cpu()
+        may = may.broadcast_to(len(prompts), -1)
+        longest = max(map(len, own), default=0)
+        items = np.full((len(prompts), k + longest), -1, dtype=np.int64)
+        scores = np.full((len(prompts), k + longest), -np.inf)
+        new = [i for i, rows in enumerate(own) if may[i].sum() > may[i, rows].sum()]
+        if new:
+            items[new, :k], scores[new, :k] = self.rank(
+                [prompts[i] for i in new],
+                k,
+                [had[i] for i in new],
+                None if allowed is None else may[new],
+            )
+        old = [i for i, rows in enumerate(own) if len(rows)]
+        if old:
+            again, found = self.choose([prompts[i] for i in old], [own[i] for i in old])
+            # All that is not there before and all that is share what the shift takes or gives.
+            seen = np.exp(found).sum(axis=1, keepdims=True)
+            scores[old] -= np.log1p(seen * np.expm1(self.repeats))
+            found += self.repeats - np.log1p(seen * np.expm1(self.repeats))
+            legal = (again >= 0) & np.take_along_axis(may[old].numpy(), again, axis=1)
+            items[old, k:] = np.where(legal, again, -1)
+            scores[old, k:] = np.where(legal, found, -np.inf)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+    def seen_probability(
+        self, prompts: Sequence[Prompt], had: Sequence[npt.NDArray[np.int32]]
+    ) -> Floats:
+        """How probable all that a user has are together, as the model says, shape (prompts,)."""
+        own = [np.unique(rows).astype(np.int64) for rows in had]
+        together: Floats = np.exp(self.choose(prompts, own)[1]).sum(axis=1)
+        return together
 
     def choose(
         self, prompts: Sequence[Prompt], candidates: Sequence[npt.NDArray[np.int64]]

@@ -232,8 +232,9 @@ class Evaluator:
         categories = catalogue.category_matrix
         wide = self.diversity.width(CUTOFF, len(catalogue))
         metrics: Metrics = {}
+        seen = self.seen(asked)
         for keep in keep_seen:
-            ranking = self.predictor.rank(prompts, wide, None if keep else self.seen(asked))
+            ranking = self.predictor.rank(prompts, wide, None if keep else seen, had=seen)
             items, _ = self.diversity.rerank(*ranking, categories, CUTOFF)
             if lists is not None and not keep:
                 lists.append(RankedLists(asked, items))
@@ -255,6 +256,15 @@ class Evaluator:
         facts = self._facts(task, template, asked)
         found = self.predictor.star_probabilities(self._prompts(template, asked, facts))
         return found, self.split.histories.ratings[asked.rows]
+
+    def repeats(
+        self, task: Task, template: PromptTemplate, asked: Questions
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """How probable all is that each user has, and whether the next item was one of it."""
+        prompts = self._prompts(template, asked, self._facts(task, template, asked))
+        seen, target = self.seen(asked), self.split.histories.items[asked.rows].tolist()
+        again = [item in own for item, own in zip(target, seen, strict=True)]
+        return self.predictor.seen_probability(prompts, seen), np.array(again)
 
     def _rating(self, prompts: Sequence[Prompt], asked: Questions) -> Metrics:
         expected, decoded = self.predictor.rate(prompts)

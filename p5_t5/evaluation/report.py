@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,7 +56,8 @@ def final_report(
         **corpus.protocol.facts(),
         "held_back_users": 0 if held_back is None else int(held_back.sum()),
         "ties": "equal timestamps keep file order",
-        "seen_items": f"excluded; kept where a metric ends with {KEEP_SEEN}",
+        "seen_items": f"excluded; kept where a metric ends with {KEEP_SEEN}, their probability "
+        f"times {math.exp(evaluator.predictor.repeats):.3g} as on validation",
         "candidates": f"where a metric ends with {CANDIDATES}: the right item and "
         f"{settings.candidates - 1} drawn evenly outside the user's history, the same for all "
         f"templates; yes or no ranks those of {candidate_users} users",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from p5_t5.decoding.calibration import StarCalibration, fit_calibration
+from p5_t5.decoding.calibration import StarCalibration, fit_calibration, fit_repeats
 from p5_t5.evaluation.evaluator import KEEP_SEEN, Evaluator, Metrics, questions
 from p5_t5.evaluation.summary import best_templates, sensitivity
 from p5_t5.prompting.corpus import Corpus
@@ -152,6 +152,30 @@ class Validation:
                     )
         self.evaluator.predictor.calibrations = found
         return found
+
+    def calibrate_repeats(self) -> float:
+        """What makes items that users already have as probable as they are on validation.
+
+        Returns:
+            What is added to their log-probability wherever they are not excluded from now on; for
+            all templates that ask for any item of the catalogue together.
+        """
+        protocol = self.corpus.protocol
+        told = [
+            self.evaluator.repeats(task, template, asked)
+            for task, _ in self.corpus.tasks
+            for template in self.corpus.of(task)
+            if task.kind(template).form == "item" and template.reported and not template.heldout
+            if len(
+                asked := questions(
+                    self.evaluator.split, task, "validation", _CALIBRATED, needs=template.needs
+                )
+            )
+        ]
+        if told and not protocol.uncalibrated_repeats and not protocol.unconstrained_decoding:
+            seen, again = map(np.concatenate, zip(*told, strict=True))
+            self.evaluator.predictor.repeats = fit_repeats(seen, again)
+        return self.evaluator.predictor.repeats
 
     def _star_probabilities(
         self, task: Task, template: PromptTemplate

@@ -27,7 +27,7 @@ def corpus(toy: Path) -> Corpus:
 @pytest.fixture
 def validation(trained: Path, corpus: Corpus) -> Validation:
     model, tokenizer, knowledge = load_artifact(trained)
-    knowledge = replace(knowledge, calibrations={})  # as while it is trained
+    knowledge = replace(knowledge, calibrations={}, repeats=0.0)  # as while it is trained
     evaluator = Evaluator(knowledge.predictor(model, tokenizer), corpus.prompter, corpus.split)
     return Validation(evaluator, corpus, at_most=64, keep_seen=True)
 
@@ -36,7 +36,7 @@ def test_it_picks_by_the_mean_over_the_seen_templates(validation: Validation) ->
     validation = replace(validation, metrics=["rating/rmse"])
     found = validation.run()
     assert set(found) == {"sequential", "rating", "review", "direct"}
-    lists = {"rated-1", "compared-1", "compared-4", "habit-1"}
+    lists = {"rated-1", "compared-1", "compared-4", "habit-1", "habit-4"}
     assert set(found["rating"]) == {"1-4", "1-6"} | lists  # reported, and not held out
     assert set(found["direct"]) == {"5-1", "5-4", "5-5", "pick-1", "pick-2"}
     rows = [row["rmse"] for row in found["rating"].values() if "rmse" in row]
@@ -99,3 +99,36 @@ def test_as_in_the_paper_stars_are_not_calibrated(validation: Validation) -> Non
     corpus = replace(validation.corpus, protocol=protocol)
     assert replace(validation, corpus=corpus).calibrate() == {}
     assert validation.evaluator.predictor.calibrations == {}
+
+
+def test_items_come_again_as_often_as_on_validation(validation: Validation) -> None:
+    corpus, evaluator, task = validation.corpus, validation.evaluator, TASKS["sequential"]
+    templates = [t for t in corpus.reported() if t.answer == "next_item" and not t.heldout]
+    own = [t for t in templates if t.family == "sequential"]
+
+    def said() -> tuple[float, float]:
+        """How often what a user has is the next item, as the model says and in truth."""
+        told, true = [], []
+        for template in own:
+            asked = questions(corpus.split, task, "validation", needs=template.needs)
+            prompts = evaluator._prompts(template, asked, evaluator._facts(task, template, asked))
+            seen, count = evaluator.seen(asked), len(corpus.catalogue)
+            items, scores = evaluator.predictor.rank(prompts, count, had=seen)
+            again = [np.isin(row, had) for row, had in zip(items, seen, strict=True)]
+            told.append((np.exp(scores) * again).sum(axis=1).mean())
+            target = corpus.split.histories.items[asked.rows]
+            true.append(np.mean([t in had for t, had in zip(target, seen, strict=True)]))
+        return float(np.mean(told)), float(np.mean(true))
+
+    before, true = said()
+    shift = validation.calibrate_repeats()
+    assert evaluator.predictor.repeats == shift != 0
+    after, _ = said()
+    assert abs(after - true) < abs(before - true)
+    assert after == pytest.approx(true, abs=0.02)
+
+
+def test_as_in_the_paper_what_comes_again_is_not_calibrated(validation: Validation) -> None:
+    protocol = replace(CORRECTED, uncalibrated_repeats=True)
+    corpus = replace(validation.corpus, protocol=protocol)
+    assert replace(validation, corpus=corpus).calibrate_repeats() == 0
