@@ -1,4 +1,4 @@
-"""Probabilities of stars, and of what comes again, that are true on average."""
+"""Probabilities of stars that are true on average."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 Floats = npt.NDArray[np.float64]
 
 # A model may be as sure as can be said.
 _LEAST = 1e-9
-# No shift of a log-probability is larger.
-_FURTHEST = 20.0
 # What moves the probabilities must be worth it: so many examples' worth of doubt stands for each
 # star's shift, so that a star that hardly anybody gave stays possible.
 _PRIOR = 1.0
@@ -76,23 +74,3 @@ def fit_calibration(probabilities: Floats, given: npt.NDArray[np.int64]) -> Star
     bounds = [(0.0, None), *[(None, None)] * stars]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x.tolist()
     return StarCalibration(found[0], tuple(found[1:]))
-
-
-def fit_repeats(seen: Floats, again: npt.NDArray[np.bool_]) -> float:
-    """What to add to the log-probability of each item that a user already has.
-
-    A compact model leaves some probability to what was there before, also where training shows
-    nothing twice. Taken together with all other items' as it was, it is then true on average.
-
-    Args:
-        seen: the probability of all that the user has, together, shape (examples,), of a model
-            that has not learnt these examples.
-        again: whether it was one of these.
-    """
-    had = np.clip(seen, _LEAST, 1 - _LEAST)
-
-    def loss(shift: float) -> float:
-        said = np.logaddexp(np.log1p(-had), np.log(had) + shift)
-        return float(_PRIOR * shift**2 / 2 + said.sum() - shift * again.sum())
-
-    return float(minimize_scalar(loss, bounds=(-_FURTHEST, _FURTHEST), method="bounded").x)

@@ -16,6 +16,7 @@ from p5_t5.decoding.calibration import StarCalibration, calibration_of
 from p5_t5.decoding.constraints import allow
 from p5_t5.decoding.exact import pair_scores
 from p5_t5.decoding.legal import LegalLeaves
+from p5_t5.decoding.repeats import rank_again
 from p5_t5.decoding.texts import likeness, text_scores
 from p5_t5.decoding.trie import Trie, TrieTensors, build_trie
 from p5_t5.decoding.unconstrained import FreeSearch
@@ -106,12 +107,12 @@ class Predictor:
         """
         if self._free is not None:
             return self._rank_freely(prompts, k, excluded, allowed)
-        if had is not None and excluded is None and self.repeats:
-            return self._rank_again(prompts, k, had, allowed)
         legal = None
         if allowed is not None:
             legal = LegalLeaves.allow(self._items, allowed)
             legal.check(len(prompts))
+        if had is not None and excluded is None and self.repeats:
+            return rank_again(self, prompts, k, had, allowed)
         if excluded is not None:
             legal = (legal or LegalLeaves(self._items)).deny(excluded)
         items = np.full((len(prompts), k), -1, dtype=np.int64)
@@ -122,49 +123,6 @@ class Predictor:
             items[index] = found.items.cpu().numpy()
             scores[index] = found.scores.cpu().numpy()
         return items, scores
-
-    def _rank_again(
-        self,
-        prompts: Sequence[Prompt],
-        k: int,
-        had: Sequence[npt.NDArray[np.int32]],
-        allowed: torch.Tensor | None,
-    ) -> tuple[Rows, Floats]:
-        """Ranks what is new and what is not apart, and puts them together."""
-        own = [np.unique(rows).astype(np.int64) for rows in had]
-        may = torch.ones(len(self._items), dtype=torch.bool) if allowed is None else allowed.cpu()
-        may = may.broadcast_to(len(prompts), -1)
-        longest = max(map(len, own), default=0)
-        items = np.full((len(prompts), k + longest), -1, dtype=np.int64)
-        scores = np.full((len(prompts), k + longest), -np.inf)
-        new = [i for i, rows in enumerate(own) if may[i].sum() > may[i, rows].sum()]
-        if new:
-            items[new, :k], scores[new, :k] = self.rank(
-                [prompts[i] for i in new],
-                k,
-                [had[i] for i in new],
-                None if allowed is None else may[new],
-            )
-        old = [i for i, rows in enumerate(own) if len(rows)]
-        if old:
-            again, found = self.choose([prompts[i] for i in old], [own[i] for i in old])
-            # All that is not there before and all that is share what the shift takes or gives.
-            seen = np.exp(found).sum(axis=1, keepdims=True)
-            scores[old] -= np.log1p(seen * np.expm1(self.repeats))
-            found += self.repeats - np.log1p(seen * np.expm1(self.repeats))
-            legal = (again >= 0) & np.take_along_axis(may[old].numpy(), again, axis=1)
-            items[old, k:] = np.where(legal, again, -1)
-            scores[old, k:] = np.where(legal, found, -np.inf)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)
-
-    def seen_probability(
-        self, prompts: Sequence[Prompt], had: Sequence[npt.NDArray[np.int32]]
-    ) -> Floats:
-        """How probable all that a user has are together, as the model says, shape (prompts,)."""
-        own = [np.unique(rows).astype(np.int64) for rows in had]
-        together: Floats = np.exp(self.choose(prompts, own)[1]).sum(axis=1)
-        return together
 
     def choose(
         self, prompts: Sequence[Prompt], candidates: Sequence[npt.NDArray[np.int64]]

@@ -12,6 +12,7 @@ from p5_t5.data.histories import UserState
 from p5_t5.data.splits import Part, Split
 from p5_t5.decoding.diversity import Diversity
 from p5_t5.decoding.predictor import Predictor
+from p5_t5.decoding.repeats import seen_probability
 from p5_t5.evaluation.metrics import (
     PADDING,
     binary_metrics,
@@ -264,7 +265,7 @@ class Evaluator:
         prompts = self._prompts(template, asked, self._facts(task, template, asked))
         seen, target = self.seen(asked), self.split.histories.items[asked.rows].tolist()
         again = [item in own for item, own in zip(target, seen, strict=True)]
-        return self.predictor.seen_probability(prompts, seen), np.array(again)
+        return seen_probability(self.predictor, prompts, seen), np.array(again)
 
     def _rating(self, prompts: Sequence[Prompt], asked: Questions) -> Metrics:
         expected, decoded = self.predictor.rate(prompts)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from p5_t5.decoding.calibration import StarCalibration, fit_calibration, fit_repeats
+from p5_t5.decoding.calibration import StarCalibration, fit_calibration
+from p5_t5.decoding.repeats import fit_repeats
 from p5_t5.evaluation.evaluator import KEEP_SEEN, Evaluator, Metrics, questions
 from p5_t5.evaluation.summary import best_templates, sensitivity
 from p5_t5.prompting.corpus import Corpus

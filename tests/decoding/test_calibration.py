@@ -5,12 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p5_t5.decoding.calibration import (
-    StarCalibration,
-    calibration_of,
-    fit_calibration,
-    fit_repeats,
-)
+from p5_t5.decoding.calibration import StarCalibration, calibration_of, fit_calibration
 
 STARS = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
 
@@ -71,26 +66,3 @@ def test_a_wording_without_its_own_has_that_of_its_family() -> None:
     assert calibration_of(known, "rating/mine") is others
     assert calibration_of(known, "zero-shot/Z-2") is None
     assert calibration_of({}, "rating/1-6") is None
-
-
-def shifted(seen: np.ndarray, shift: float) -> np.ndarray:
-    """The probability of what was there before, once it and all else are shared out anew."""
-    odds = seen / (1 - seen) * np.exp(shift)
-    return odds / (1 + odds)
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.integers(0, 1000), st.floats(-3.0, 3.0))
-def test_what_comes_again_is_as_probable_as_it_is_often(seed: int, true: float) -> None:
-    generator = np.random.default_rng(seed)
-    seen = generator.beta(1.0, 5.0, 5_000)
-    again = generator.random(5_000) < shifted(seen, true)
-    found = fit_repeats(seen, again)
-    # But for the doubt of one example.
-    assert shifted(seen, found).sum() == pytest.approx(again.sum(), abs=abs(found) + 0.5)
-
-
-def test_where_nothing_comes_again_it_is_hardly_expected_and_more_so_the_more_is_known() -> None:
-    few, many = (fit_repeats(np.full(n, 0.1), np.zeros(n, dtype=bool)) for n in (20, 2_000))
-    assert -20 < many < few < 0
-    assert shifted(np.array([0.1]), many) < 0.005

@@ -46,50 +46,6 @@ def test_masks_and_excluded_items_hold_together(
         np.testing.assert_allclose(scores[row, : len(legal)], free_scores[row, kept], atol=1e-4)
 
 
-HAD = [np.array(row, dtype=np.int32) for row in ([3, 4, 3], [], [7, 0, 50, 119])]
-
-
-@pytest.mark.parametrize("repeats", [-5.0, 4.0])
-@pytest.mark.parametrize("k", [5, 120])
-@pytest.mark.parametrize("masked", [False, True])
-def test_what_comes_again_is_as_probable_as_it_is_said_to_be(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, repeats: float, k: int, masked: bool
-) -> None:
-    allowed = torch.ones(120, dtype=torch.bool)
-    if masked:
-        allowed[[4, 50, 60]] = False
-    free, free_scores = predictor.rank(PROMPTS, 120)
-    monkeypatch.setattr(predictor, "repeats", repeats)
-    items, scores = predictor.rank(PROMPTS, k, None, allowed if masked else None, HAD)
-    for row in range(3):
-        probabilities = np.zeros(120)
-        probabilities[free[row]] = np.exp(free_scores[row])
-        probabilities[np.unique(HAD[row])] *= np.exp(repeats)
-        probabilities /= probabilities.sum()
-        probabilities[~allowed.numpy()] = 0
-        legal = min(k, int(allowed.sum()))
-        assert items[row, :legal].tolist() == np.argsort(-probabilities)[:legal].tolist()
-        assert (items[row, legal:] == -1).all() and (scores[row, legal:] == -np.inf).all()
-        found = np.exp(scores[row, :legal])
-        np.testing.assert_allclose(found, probabilities[items[row, :legal]], rtol=1e-3)
-    # Where they are excluded, or none is known, the model alone decides.
-    plain = predictor.rank(PROMPTS, k, HAD, had=HAD)
-    monkeypatch.setattr(predictor, "repeats", 0.0)
-    for one, two in zip(plain, predictor.rank(PROMPTS, k, HAD), strict=True):
-        np.testing.assert_array_equal(one, two)
-
-
-def test_who_has_all_that_is_allowed_gets_it_again(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(predictor, "repeats", -5.0)
-    allowed = torch.zeros(120, dtype=torch.bool)
-    allowed[[0, 7, 50]] = True
-    items, scores = predictor.rank(PROMPTS, 5, None, allowed, HAD)
-    assert set(items[2, :3].tolist()) == {0, 7, 50} and (items[2, 3:] == -1).all()
-    assert (np.diff(scores[2, :3]) <= 0).all()
-
-
 def test_a_prompt_that_may_name_nothing_is_told_by_its_number(predictor: Predictor) -> None:
     allowed = torch.zeros(120, dtype=torch.bool)
     allowed[7] = True
