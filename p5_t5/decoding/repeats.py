@@ -93,4 +93,5 @@ def rank_again(
 
 def _together(scores: Floats) -> Floats:
     """The probability of any of some items, shape (prompts,), by those of each."""
-    return np.clip(np.exp(scores).sum(axis=1), _LEAST, 1 - _LEAST)
+    together: Floats = np.clip(np.exp(scores).sum(axis=1), _LEAST, 1 - _LEAST)
+    return together

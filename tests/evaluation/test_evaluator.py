@@ -224,7 +224,9 @@ def test_headlines_are_judged_by_the_summaries(corpus: Corpus, evaluator: Evalua
 def test_a_model_that_names_no_item_has_no_lists_to_describe(
     corpus: Corpus, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(prompts: list[object], k: int, *_: object) -> tuple[np.ndarray, np.ndarray]:
+    def nothing(
+        prompts: list[object], k: int, *_: object, **__: object
+    ) -> tuple[np.ndarray, np.ndarray]:
         return np.full((len(prompts), k), -1), np.full((len(prompts), k), -np.inf)
 
     monkeypatch.setattr(evaluator.predictor, "rank", nothing)
