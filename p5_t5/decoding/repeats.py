@@ -83,10 +83,8 @@ def rank_again(
         total = np.log1p(_together(found) * np.expm1(predictor.repeats))[:, None]
         scores[old] -= total
         legal = (again >= 0) & np.take_along_axis(may[old].numpy(), again, axis=1)
-        # The longest list of all may be longer than those of these prompts.
-        items[old, k : k + again.shape[1]] = np.where(legal, again, -1)
-        shifted = np.where(legal, found + predictor.repeats - total, -np.inf)
-        scores[old, k : k + again.shape[1]] = shifted
+        items[old, k:] = np.where(legal, again, -1)
+        scores[old, k:] = np.where(legal, found + predictor.repeats - total, -np.inf)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)
 

@@ -50,14 +50,17 @@ def final_report(
     """
     tasks = corpus.judged
     templates = corpus.templates if everything else corpus.reported()
+    repeats = evaluator.predictor.repeats
     settings, held_back = corpus.prompter.settings, corpus.split.held_back
     protocol = {
         "dataset": corpus.name,
         **corpus.protocol.facts(),
         "held_back_users": 0 if held_back is None else int(held_back.sum()),
         "ties": "equal timestamps keep file order",
-        "seen_items": f"excluded; kept where a metric ends with {KEEP_SEEN}, their probability "
-        f"times {math.exp(evaluator.predictor.repeats):.3g} as on validation",
+        "seen_items": f"excluded; kept where a metric ends with {KEEP_SEEN}"
+        + (
+            f", their probability times {math.exp(repeats):.3g} as on validation" if repeats else ""
+        ),
         "candidates": f"where a metric ends with {CANDIDATES}: the right item and "
         f"{settings.candidates - 1} drawn evenly outside the user's history, the same for all "
         f"templates; yes or no ranks those of {candidate_users} users",

@@ -161,22 +161,24 @@ class Validation:
             What is added to their log-probability wherever they are not excluded from now on; for
             all templates that ask for any item of the catalogue together.
         """
-        protocol = self.corpus.protocol
-        told = [
-            self.evaluator.repeats(task, template, asked)
-            for task, _ in self.corpus.tasks
-            for template in self.corpus.of(task)
+        corpus, evaluator, told = self.corpus, self.evaluator, []
+        if corpus.protocol.uncalibrated_repeats or corpus.protocol.unconstrained_decoding:
+            return evaluator.predictor.repeats
+        ranking = [
+            (task, template)
+            for task, _ in corpus.tasks
+            for template in corpus.of(task)
             if task.kind(template).form == "item" and template.reported and not template.heldout
-            if len(
-                asked := questions(
-                    self.evaluator.split, task, "validation", _CALIBRATED, needs=template.needs
-                )
-            )
         ]
-        if told and not protocol.uncalibrated_repeats and not protocol.unconstrained_decoding:
+        for task, template in ranking:
+            needs = template.needs
+            asked = questions(corpus.split, task, "validation", _CALIBRATED, needs=needs)
+            if len(asked):
+                told.append(evaluator.repeats(task, template, asked))
+        if told:
             seen, again = map(np.concatenate, zip(*told, strict=True))
-            self.evaluator.predictor.repeats = fit_repeats(seen, again)
-        return self.evaluator.predictor.repeats
+            evaluator.predictor.repeats = fit_repeats(seen, again)
+        return evaluator.predictor.repeats
 
     def _star_probabilities(
         self, task: Task, template: PromptTemplate
