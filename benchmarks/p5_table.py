@@ -37,7 +37,6 @@ from p5_t5.prompting.tasks import TASKS
 from p5_t5.prompting.templates import AnswerKind, PromptTemplate
 
 # README's presets, by the columns that a data set must have, of several the first.
-RANKED = ("sequential/ndcg@10", "direct/ndcg@10/candidates")
 PRESETS: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
     (
         frozenset({"review", "rating"}),
@@ -53,15 +52,11 @@ PRESETS: tuple[tuple[frozenset[str], tuple[str, ...]], ...] = (
         (
             *("--tasks", "sequential=4", "rating=5", "explanation=1", "direct=3"),
             "--eval_examples=200",  # validating all families on more would take much of the time
-            *("--metric_for_best_model", *RANKED, "rating/rmse"),
         ),
     ),
     (
         frozenset(),
-        (
-            *("--tasks", "sequential=5", "direct=3", "--eval_examples=200"),
-            *("--metric_for_best_model", *RANKED),
-        ),
+        ("--tasks", "sequential=5", "direct=3", "--eval_examples=200"),
     ),
 )
 RANKING = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")

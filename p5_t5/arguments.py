@@ -212,7 +212,8 @@ class TrainArguments:
         metadata={
             "help": "one or more TASK/METRIC on validation, mean over the reported seen templates "
             "(TASK/KIND/METRIC for a task's further kinds of answers), of several the geometric "
-            "mean, errors by their inverse; that of the first task if unset (sequential/ndcg@10)"
+            "mean, errors by their inverse; if unset the first metric of every kind of answer but "
+            "texts"
         },
     )
     early_stopping_patience: int = field(

@@ -34,7 +34,7 @@ class Validation:
         at_most: judge on so many examples of each template.
         keep_seen: whether items that a user already has may be recommended.
         metrics: TASK/METRIC or TASK/KIND/METRIC each, the means of which over the templates pick
-            the best weights; that of the first task if there are none.
+            the best weights; the first metric of every kind of answer if there are none.
     """
 
     evaluator: Evaluator
@@ -89,10 +89,10 @@ class Validation:
             ValueError: validation has no such metric.
         """
         means = self.means(found)
-        metrics = self.metrics
-        if not metrics:
-            name, answer, _ = self._kinds(found)[0]
-            metrics = [f"{name}/{answer.metric[0]}"]
+        # One model answers them all. Lists alone would pick the weights by the noise of a level
+        # stretch, before stars and plain questions have been learnt.
+        every = [f"{name}/{answer.metric[0]}" for name, answer, _ in self._kinds(found)]
+        metrics = self.metrics or [metric for metric in every if metric in means] or every
         for metric in metrics:
             if metric not in means:
                 known = ", ".join(sorted(means))

@@ -42,7 +42,7 @@ def test_it_picks_by_the_mean_over_the_seen_templates(validation: Validation) ->
     rows = [row["rmse"] for row in found["rating"].values() if "rmse" in row]
     assert validation.value(found) == pytest.approx(-np.log(np.mean(rows)))
     assert f"{min(rows):.4f} to {max(rows):.4f}" in validation.line(found)
-    first = replace(validation, metrics=())
+    first = replace(validation, metrics=["sequential/ndcg@10"])
     own = [row["ndcg@10"] for row in found["sequential"].values()]
     assert len(own) == 4
     assert first.value(found) == pytest.approx(np.log(np.mean(own)))
@@ -52,8 +52,15 @@ def test_it_picks_by_the_mean_over_the_seen_templates(validation: Validation) ->
     assert -np.inf < first.value(nothing) < first.value(found)
     both = replace(validation, metrics=["rating/rmse", "sequential/ndcg@10"])
     assert both.value(found) == pytest.approx(np.log(np.mean(own) / np.mean(rows)) / 2)
+    means = validation.means(found)
     kinds = {"direct/ndcg@10/candidates", "direct/yes_no/accuracy", "review/rmse"}
-    assert kinds <= set(validation.means(found))
+    assert kinds <= set(means)
+    every = {
+        *("sequential/ndcg@10", "rating/rmse", "rating/like/auc", "review/rmse"),
+        *("direct/ndcg@10/candidates", "direct/yes_no/auc", "direct/pick/ndcg@10/candidates"),
+    }
+    logs = [(-1 if "rmse" in name else 1) * np.log(means[name]) for name in every]
+    assert replace(validation, metrics=()).value(found) == pytest.approx(np.mean(logs))
     wrong = replace(validation, metrics=["rating/ndcg@10"])
     with pytest.raises(ValueError, match="rating/rmse"):
         wrong.value(found)
