@@ -348,12 +348,13 @@ class Loop:
     def begin(self) -> None:
         """Starts the clock and the bar."""
         self.began = time.monotonic() - self.progress.seconds
+        self.share = self._share()
         self.bar = self._bar()
 
     def step(self, batches: Sequence[Batch]) -> None:
         """One optimiser step over this process's batches, and what is due after it."""
         self.model.train()
-        rate = self.schedule.learning_rate(self._share())
+        rate = self.schedule.learning_rate(self.share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate_scale"]
         moved = [{n: t.to(self.accelerator.device) for n, t in b.items()} for b in batches]
@@ -368,9 +369,10 @@ class Loop:
         self.optimizer.zero_grad()
         self.mean.update_parameters(self.plain_model)
         self.progress.step += 1
-        share = self._share()
-        self._show(share, rate)
-        due = int(share * self.options.evaluations)
+        # Read once a step: a run that ends by the clock must not end before its last validation.
+        self.share = self._share()
+        self._show(rate)
+        due = int(self.share * self.options.evaluations)
         if due > self.progress.evaluations:
             self.progress.evaluations = due
             self._validate()
@@ -401,12 +403,12 @@ class Loop:
             return tqdm(total=100, disable=hidden, bar_format=form, desc="training")
         return tqdm(total=self.schedule.steps, disable=hidden, desc="training")
 
-    def _show(self, share: float, rate: float) -> None:
+    def _show(self, rate: float) -> None:
         """Every 20 steps moves the bar and shows and logs the losses by task."""
         if self.progress.step % 20:
             return
         timed = self.options.max_train_minutes is not None
-        self.bar.n = round(100 * share, 1) if timed else self.progress.step
+        self.bar.n = round(100 * self.share, 1) if timed else self.progress.step
         sums = self.accelerator.reduce(self.sums, "sum").tolist()
         self.sums.zero_()
         losses = {
@@ -440,7 +442,7 @@ class Loop:
         if patience and self.progress.waited >= patience:
             self.bar.write(f"stopped early: {patience} validations without a better one")
             return True
-        return self._share() >= 1
+        return self.share >= 1
 
     def _save(self) -> None:
         """Writes a checkpoint; it gets its name when it is whole."""

@@ -8,13 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+import train
+from p5_t5.arguments import read_arguments
+from p5_t5.modeling.collator import Collator
+from p5_t5.modeling.weight_mean import WeightMean
 from tests.conftest import REPOSITORY, last_words, run_train
 
 SMALL = (
@@ -128,6 +134,28 @@ def test_an_error_is_no_traceback(toy: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "unknown task 'sequentail'" in done.stderr and done.stderr.count("error:") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("seconds", [7, 8, 9])
+def test_a_run_by_the_clock_ends_with_a_validation(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    given = [f"--dataset={toy}", f"--output_dir={tmp_path / 'model'}", *SMALL, "--evaluations=1"]
+    given += [f"--max_train_minutes={seconds / 60}", "--report_to=none", "--tasks", "sequential"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *given])
+    arguments = read_arguments()
+    accelerator, corpus = train.start(arguments), train.prepare(arguments, toy)
+    model, words, mixture = train.build(arguments, corpus, corpus, 1)
+    mean = WeightMean(model)
+    validation = train.judge(arguments, corpus, mean.module, words)
+    collate = Collator(words, arguments.protocol.longest_source)
+    loop = train.Loop(arguments, accelerator, model, mean, collate, mixture, validation)
+    # A second goes by whenever somebody looks.
+    clock = count()
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    loop.run()
+    assert loop.progress.evaluations == 1
+    assert loop.progress.best_step == loop.progress.step > 1
 
 
 def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(toy: Path, tmp_path: Path) -> None:
