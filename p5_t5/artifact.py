@@ -156,8 +156,9 @@ class Knowledge:
         catalogue = Catalogue(
             pl.read_parquet(folder / "catalogue.parquet"), ItemCodes.from_dict(codes)
         )
-        # Folders of an earlier version always had their users in the order of the file.
-        protocol = Protocol(**{"file_user_order": True, **settings["protocol"]})
+        # What folders of an earlier version always did.
+        always = {"file_user_order": True, "spared_negatives": True}
+        protocol = Protocol(**{**always, **settings["protocol"]})
         prompt_settings = PromptSettings(**settings["settings"])
         reasons: Reasons | None = None
         # A folder of an earlier version says nothing of it.

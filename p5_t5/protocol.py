@@ -39,6 +39,10 @@ class Protocol:
         "the sequential task trains on each user's last three training items alone, with "
         "histories that start at the first, second or third item"
     )
+    spared_negatives: bool = _switch(
+        "the user's held-out items are never among the wrong candidates that training shows, so "
+        "that what is never wrong gives them away"
+    )
     rating_jitter: bool = _switch("stars to learn are drawn around the true ones, in tenths")
     right_truncation: bool = _switch(
         "the whole history is written and the text is cut after 512 tokens, which drops the newest "

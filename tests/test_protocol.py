@@ -144,6 +144,18 @@ def test_the_order_of_the_file_gives_items_away_or_does_not(tmp_path: Path) -> N
     assert corpora[False].split.histories.state(17).name == "18"
 
 
+@pytest.mark.parametrize("on", [False, True])
+def test_held_out_items_are_wrong_candidates_or_never_are(toy: Path, on: bool) -> None:
+    corpus = corpus_of(toy, spared_negatives=on)
+    histories = corpus.split.histories
+    end = histories.offsets[1]
+    taught, *held_out = histories.items[[0, end - 2, end - 1]].tolist()
+    shown = {row for draw in range(200) for row in corpus.candidates.among(0, taught, draw)}
+    assert all((item in shown) is not on for item in held_out)
+    judged = corpus.candidates.among(0, held_out[1]).tolist()
+    assert held_out[0] not in judged
+
+
 def test_rows_are_split_by_chance_apart_from_the_histories(toy: Path) -> None:
     drawn, whole = corpus_of(toy, random_row_split=True), corpus_of(toy)
     tasks = {task.name: task for task, _ in FAMILIES}

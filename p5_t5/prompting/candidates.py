@@ -1,9 +1,10 @@
 """What is drawn for a prompt: other items, another star, the masked spans of a history.
 
-Negatives are drawn evenly from the items outside the user's whole history, held-out items
-included. While training they follow from the number that each example draws; when a model is
-judged they follow from the user alone, so that every template that chooses, ranks or says yes and
-no is judged by the same candidates.
+Negatives are drawn evenly from the items outside the user's history. While training that is what
+training shows of it, so that a held-out item is as often wrong as any other, and they follow from
+the number that each example draws. When a model is judged it is the whole history, and they follow
+from the user alone, so that every template that chooses, ranks or says yes and no is judged by the
+same candidates.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Candidates:
         settings: PromptSettings,
         *,
         jitter: bool = False,
+        spared: bool = False,
     ) -> None:
         """Keeps what is drawn from.
 
@@ -44,8 +46,10 @@ class Candidates:
             ratings: the stars that a question may put forward.
             settings: how many candidates there are.
             jitter: whether stars to learn are drawn around the true ones.
+            spared: whether a held-out item is never a negative of its user while training either.
         """
-        self.num_items, self.settings, self._jitter = num_items, settings, jitter
+        self.num_items, self.settings = num_items, settings
+        self._jitter, self._spared = jitter, spared
         self._split, self._ratings = split, np.array(ratings, dtype=np.float64)
 
     def asked(
@@ -74,7 +78,7 @@ class Candidates:
             return asked
         agreed = bool(generator.random() < 0.5)
         if kind.proposes == "item":
-            others = self._negatives(user, 1, generator)
+            others = self._negatives(user, asked.item, 1, generator, draw is not None)
             agreed |= not len(others)
             # What is told of the item must not differ by whether it is the true one.
             item = asked.item if agreed else int(others[0])
@@ -97,13 +101,19 @@ class Candidates:
             where the catalogue has too few other items.
         """
         generator = _generator(user, draw)
-        negatives = self._negatives(user, self.settings.candidates - 1, generator)
+        count = self.settings.candidates - 1
+        negatives = self._negatives(user, item, count, generator, draw is not None)
         return generator.permutation(np.append(negatives, item))
 
-    def _negatives(self, user: int, count: int, generator: np.random.Generator) -> Rows:
-        """Items that the user never has, at most ``count``, each once."""
-        offsets = self._split.histories.offsets
-        own = set(self._split.histories.items[offsets[user] : offsets[user + 1]].tolist())
+    def _negatives(
+        self, user: int, item: int, count: int, generator: np.random.Generator, training: bool
+    ) -> Rows:
+        """Items but this one that the user doesn't have, at most ``count``, each once."""
+        begin, end = self._split.histories.offsets[user : user + 2]
+        if training and not self._spared:
+            # What is never wrong would be known to be right one day.
+            end = begin + self._split.train_lengths[user]
+        own = {item, *self._split.histories.items[begin:end].tolist()}
         # Of so many different items enough are left when the user's own ones are taken out.
         drawn = generator.choice(self.num_items, min(count + len(own), self.num_items), False)
         # Lists are this short that numpy's own set functions take five times as long.

@@ -76,6 +76,7 @@ class Corpus:
             self.ratings,
             self.prompter.settings,
             jitter=self.protocol.rating_jitter,
+            spared=self.protocol.spared_negatives,
         )
 
     @property

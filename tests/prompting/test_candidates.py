@@ -34,10 +34,11 @@ def candidates_of(split: Split, items: int, count: int = 100) -> Candidates:
     return Candidates(split, items, STARS, PromptSettings(candidates=count))
 
 
-def own(split: Split, user: int) -> set[int]:
-    """All items of a user, held-out ones included."""
-    histories = split.histories
-    return set(histories.items[histories.offsets[user] : histories.offsets[user + 1]].tolist())
+def own(split: Split, user: int, draw: int | None = None) -> set[int]:
+    """All items of a user, held-out ones included; those of training where a draw is given."""
+    begin, end = split.histories.offsets[user : user + 2]
+    end = end if draw is None else begin + split.train_lengths[user]
+    return set(split.histories.items[begin:end].tolist())
 
 
 @settings(deadline=None)
@@ -48,29 +49,31 @@ def own(split: Split, user: int) -> set[int]:
     DRAWS,
     st.data(),
 )
-def test_candidates_are_the_true_item_and_items_that_the_user_never_has(
+def test_candidates_are_the_true_item_and_items_that_the_user_does_not_have(
     lengths: list[int], items: int, count: int, draw: int | None, data: st.DataObject
 ) -> None:
     split = made(lengths, items)
     user = data.draw(st.integers(0, len(lengths) - 1))
-    item = data.draw(st.sampled_from(sorted(own(split, user))))
+    item = data.draw(st.sampled_from(sorted(own(split, user, draw))))
     found = candidates_of(split, items, count).among(user, item, draw).tolist()
     assert found.count(item) == 1
     assert len(set(found)) == len(found)
-    assert set(found) & own(split, user) == {item}
+    assert set(found) & own(split, user, draw) == {item}
     assert set(found) <= set(range(items))
-    assert len(found) == min(count, items - len(own(split, user)) + 1)
+    assert len(found) == min(count, items - len(own(split, user, draw)) + 1)
     assert found == candidates_of(split, items, count).among(user, item, draw).tolist()
 
 
-def test_negatives_are_drawn_evenly_and_the_true_item_stands_anywhere() -> None:
-    split = made([5], 50)
-    candidates = candidates_of(split, 50, 10)
+@pytest.mark.parametrize("spared", [False, True])
+def test_negatives_are_drawn_evenly_and_the_true_item_stands_anywhere(spared: bool) -> None:
+    # Of the five items the last two are held out: to training they are as wrong as any other.
+    known = 5 if spared else 3
+    candidates = Candidates(made([5], 50), 50, STARS, PromptSettings(candidates=10), spared=spared)
     lists = np.stack([candidates.among(0, 2, draw) for draw in range(4000)])
     counts = np.bincount(lists[lists != 2], minlength=50)
-    expected = 4000 * 9 / 45
-    assert counts[:5].tolist() == [0] * 5
-    assert abs(counts[5:] - expected).max() < 5 * np.sqrt(expected)
+    expected = 4000 * 9 / (50 - known)
+    assert counts[:known].tolist() == [0] * known
+    assert abs(counts[known:] - expected).max() < 5 * np.sqrt(expected)
     places = np.bincount((lists == 2).argmax(axis=1), minlength=10)
     assert abs(places - 400).max() < 5 * np.sqrt(400)
 
@@ -108,22 +111,23 @@ def test_half_of_what_is_put_forward_is_true(family: str, slot: str, judging: bo
     candidates, task = candidates_of(split, 40), TASKS[family]
     kind = task.family.answers["yes_no"]
     agreed = 0
+    position = 4 if judging else 3
     for i in range(2000):
         user, draw = (i, None) if judging else (0, i)
-        asked = candidates.asked(task, kind, user, 4, draw)
-        true = task.asked(split, user, 4)
+        asked = candidates.asked(task, kind, user, position, draw)
+        true = task.asked(split, user, position)
         agreed += bool(asked.agreed)
         truth = true.item if slot == "item" else true.rating
         assert (getattr(asked, slot) == truth) == asked.agreed
         if slot == "item" and not asked.agreed:
-            assert asked.item not in own(split, user)
+            assert asked.item not in own(split, user, draw)
         assert asked.star is None or asked.star in STARS
     assert abs(agreed - 1000) < 5 * np.sqrt(500)
 
 
 def test_where_there_is_nothing_else_the_truth_is_put_forward() -> None:
     split = made([9], 9)
-    candidates = Candidates(split, 9, [1.0], PromptSettings())
+    candidates = Candidates(split, 9, [1.0], PromptSettings(), spared=True)
     direct, rating = TASKS["direct"], TASKS["rating"]
     assert candidates.among(0, 3).tolist() == [3]
     for draw in (None, *range(20)):
