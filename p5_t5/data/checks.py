@@ -62,6 +62,16 @@ def _ids(frame: pl.DataFrame, column: str, where: str) -> pl.DataFrame:
     return frame
 
 
+def _plain(frame: pl.DataFrame, columns: Sequence[str], where: str, lists: bool = False) -> None:
+    """Refuses columns of lists, unless ``lists`` are wanted, and all that no text can say."""
+    for column in columns:
+        kind = frame.schema[column]
+        inner = kind.inner if lists and isinstance(kind, pl.List) else kind
+        if inner.is_nested() or inner in (pl.Binary, pl.Object):
+            expected = "text, numbers or a list of these" if lists else "text"
+            raise ValueError(f"{where}: {column} has the type {kind}; expected {expected}")
+
+
 def _text(column: str) -> pl.Expr:
     value = pl.col(column).cast(pl.String)
     return pl.when(value.str.strip_chars() != "").then(value).alias(column)
@@ -146,7 +156,9 @@ def check_interactions(
         frame = _complete(_seconds(frame, where), "timestamp", where, notes)
     if "timestamp" not in frame.columns:
         notes.append("no timestamps: the order of the file is taken as the order of time")
-    frame = frame.with_columns(_text(column) for column in TEXTS if column in frame.columns)
+    texts = [column for column in TEXTS if column in frame.columns]
+    _plain(frame, texts, where)
+    frame = frame.with_columns(_text(column) for column in texts)
     rows = frame.height
     frame = frame.unique(maintain_order=True, keep="first")
     if rows > frame.height:
@@ -163,6 +175,7 @@ def _lookup(frame: pl.DataFrame, key: str, where: str) -> pl.DataFrame:
     """A table with one row an id; columns that a csv left as text get their types back."""
     require(frame, (key,), where)
     frame = _ids(frame, key, where)
+    _plain(frame, frame.columns, where, lists=True)
     again = ~pl.col(key).is_first_distinct()
     _refuse(frame, key, again, where, "an id that no earlier row has")
     return frame.select(key, *(_typed(frame[column]) for column in frame.columns if column != key))
@@ -202,6 +215,7 @@ def check_items(frame: pl.DataFrame, where: str, notes: list[str]) -> pl.DataFra
     if "price" in frame.columns:
         frame = _number(frame, "price", where)
     texts = [column for column in ITEM_TEXTS if column in frame.columns]
+    _plain(frame, texts, where)
     frame = frame.with_columns(_text(column) for column in texts)
     if "title" in frame.columns and (untitled := frame["title"].null_count()):
         notes.append(f"items without a title: {untitled}")
@@ -262,6 +276,7 @@ def match_users(
         return users
     profiles = _lookup(frame, "user_id", where)
     if "name" in profiles.columns:
+        _plain(profiles, ["name"], where)
         profiles = profiles.with_columns(_text("name"))
     if unknown := users.join(profiles, on="user_id", how="anti").height:
         notes.append(f"users without a row in the users table, profile left empty: {unknown}")

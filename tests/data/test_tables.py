@@ -187,6 +187,19 @@ def test_interactions_that_cannot_be_used(frame: pl.DataFrame, message: str) -> 
         ({"items": items(item_id=["a", "b", None])}, "items, row 3: item_id is None"),
         ({"items": items(price=["1", "cheap", ""])}, "items, row 2: price is 'cheap'"),
         ({"items": items(categories=[1, 2, 3])}, "categories has the type Int64; expected lists"),
+        (
+            {"items": items(categories=[[["x"]]] * 3)},
+            "items: categories has the type List(List(String)); expected text, numbers or a list",
+        ),
+        (
+            {"items": items(title=[["a"], ["b"], ["c"]])},
+            "items: title has the type List(String); expected text",
+        ),
+        ({"items": items(cover=[b"a"] * 3)}, "items: cover has the type Binary; expected text"),
+        (
+            {"users": users(friends=[{"a": 1}] * 3)},
+            "users: friends has the type Struct({'a': Int64}); expected text",
+        ),
         ({"items": items().drop("item_id")}, "items: the column 'item_id' is missing"),
         (
             {"items": items(item_id=["a", "y", "z"])},
