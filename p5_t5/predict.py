@@ -81,7 +81,7 @@ class Job:
         prompts = [render(self.template, state, Asked()) for state in states]
         seen = [state.items for state in states]
         excluded = None if self.keep_seen else seen
-        items, scores = self.predictor.rank(prompts, self.top_k, excluded, had=seen)
+        items, scores = self.predictor.rank_where_possible(prompts, self.top_k, excluded, seen)
         ids = self.knowledge.catalogue.item_ids
         legal = [[i for i in row if i >= 0] for row in items.tolist()]
         table = pl.DataFrame(

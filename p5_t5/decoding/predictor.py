@@ -124,6 +124,28 @@ class Predictor:
             scores[index] = found.scores.cpu().numpy()
         return items, scores
 
+    def rank_where_possible(
+        self,
+        prompts: Sequence[Prompt],
+        k: int,
+        excluded: Sequence[npt.NDArray[np.int32]] | None,
+        had: Sequence[npt.NDArray[np.int32]],
+    ) -> tuple[Rows, Floats]:
+        """Like ``rank``, with no item for those who have all that there are."""
+        items = np.full((len(prompts), k), -1, dtype=np.int64)
+        scores = np.full((len(prompts), k), -np.inf)
+        every = len(self.trie)
+        own = range(len(prompts))
+        left = [i for i in own if excluded is None or len(np.unique(excluded[i])) < every]
+        if left:
+            items[left], scores[left] = self.rank(
+                [prompts[i] for i in left],
+                k,
+                None if excluded is None else [excluded[i] for i in left],
+                had=[had[i] for i in left],
+            )
+        return items, scores
+
     def choose(
         self, prompts: Sequence[Prompt], candidates: Sequence[npt.NDArray[np.int64]]
     ) -> tuple[Rows, Floats]:

@@ -235,7 +235,8 @@ class Evaluator:
         metrics: Metrics = {}
         seen = self.seen(asked)
         for keep in keep_seen:
-            ranking = self.predictor.rank(prompts, wide, None if keep else seen, had=seen)
+            excluded = None if keep else seen
+            ranking = self.predictor.rank_where_possible(prompts, wide, excluded, seen)
             items, _ = self.diversity.rerank(*ranking, categories, CUTOFF)
             if lists is not None and not keep:
                 lists.append(RankedLists(asked, items))

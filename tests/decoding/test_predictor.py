@@ -53,6 +53,18 @@ def test_a_prompt_that_may_name_nothing_is_told_by_its_number(predictor: Predict
         predictor.rank(PROMPTS, 5, EXCLUDED, allowed)
 
 
+def test_who_has_everything_is_named_nothing(predictor: Predictor) -> None:
+    everything = np.arange(120, dtype=np.int32)
+    had = [EXCLUDED[0], everything, EXCLUDED[2]]
+    items, scores = predictor.rank_where_possible(PROMPTS, 5, had, had)
+    rest, rest_scores = predictor.rank([PROMPTS[0], PROMPTS[2]], 5, [had[0], had[2]])
+    assert items[[0, 2]].tolist() == rest.tolist()
+    np.testing.assert_allclose(scores[[0, 2]], rest_scores, atol=1e-5)
+    assert (items[1] == -1).all() and np.isneginf(scores[1]).all()
+    kept, _ = predictor.rank_where_possible(PROMPTS, 5, None, had)
+    assert (kept >= 0).all()
+
+
 @pytest.mark.parametrize("shape", [(119,), (2, 120), (3, 1, 120)])
 def test_a_mask_of_another_shape_is_refused(predictor: Predictor, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="the mask of allowed items"):
