@@ -33,11 +33,13 @@ from p5_t5.evaluation.evaluator import (
     word_metrics,
 )
 from p5_t5.evaluation.metrics import rating_metrics
+from p5_t5.evaluation.report import EXPLAINED
 from p5_t5.evaluation.summary import sensitivity
 from p5_t5.model_card import metrics_tables
 from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.prompting.corpus import Corpus, read_corpus
 from p5_t5.prompting.prompter import plain
+from p5_t5.prompting.reasons import Facts
 from p5_t5.prompting.tasks import TASKS, ZERO_SHOT
 from p5_t5.prompting.templates import PromptTemplate
 
@@ -206,9 +208,14 @@ def transfer(options: TransferArguments) -> tuple[dict[str, Any], list[str]]:
     pair.check_stars()
     split = pair.split(options.shared_users)
     predictor = known.predictor(model, tokenizer)
-    evaluator = Evaluator(predictor, other.prompter, split, reasons=other.reasons)
+    # Facts follow from the catalogue; to quote what was said there of the items is no transfer.
+    facts = isinstance(other.reasons, Facts) and not known.protocol.free_explanations
+    evaluator = Evaluator(
+        predictor, other.prompter, split, reasons=other.reasons if facts else None
+    )
     everything = pair.unknown(questions(split, ZERO_SHOT, "test"))
     notes = [*other.notes, *notes, pair.check_words(predictor.words, templates, everything)]
+    notes.append(f"explanations are {EXPLAINED['fact' if facts else None]}")
     notes.append(f"{len(everything):,} of {split.histories.num_users:,} users' last items are new")
     rows: dict[str, Metrics] = {}
     kinds: dict[str, list[str]] = {}

@@ -66,6 +66,8 @@ def test_unseen_items_are_judged_beside_what_training_says(
     assert set(rows) == {"Z-1", "Z-2", "Z-3", "Z-4", "Z-5", "Z-7"}
     assert {row["n"] for row in rows.values()} == {USERS}
     assert "8 of 8 users' last items are new" in printed and "pieces a word" in printed
+    # What users said of the very items would not be transferred.
+    assert "explanations are written word by word" in printed
 
     model, tokenizer, known = load_artifact(trained)
     corpus = judged(kettles)

@@ -17,7 +17,8 @@ from p5_t5.evaluation.newcomers import newcomers
 from p5_t5.evaluation.summary import sensitivity
 from p5_t5.prompting.corpus import Corpus
 
-_EXPLAINED = {
+# How explanations came about, by where they were chosen from.
+EXPLAINED = {
     "quote": "chosen among what training says of the item, about a feature that the prompt names",
     "fact": "chosen among the facts that they are derived from; where the prompt names the feature "
     "only one is left, the very answer",
@@ -65,7 +66,7 @@ def final_report(
         f"{settings.candidates - 1} drawn evenly outside the user's history, the same for all "
         f"templates; yes or no ranks those of {candidate_users} users",
         "templates": "all" if everything else "the reported ones",
-        "explanations": _EXPLAINED[corpus.reasons.source if corpus.reasons else None],
+        "explanations": EXPLAINED[corpus.reasons.source if corpus.reasons else None],
         "expected_stars": "by probabilities calibrated on validation, see p5.json"
         if evaluator.predictor.calibrations
         else "by the model's own probabilities",
