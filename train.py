@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,12 @@ from transformers import pipeline
 
 import p5_t5  # noqa: F401 - registers the pipeline
 from p5_t5.arguments import Arguments, read_arguments
-from p5_t5.artifact import Knowledge, checkpoint_catalogue, save_artifact
+from p5_t5.artifact import (
+    Knowledge,
+    check_replaceable,
+    checkpoint_knowledge,
+    save_artifact,
+)
 from p5_t5.checkpoints import RunFolder
 from p5_t5.data.sources import find_dataset
 from p5_t5.evaluation.evaluator import Evaluator
@@ -147,7 +153,10 @@ def prepare(arguments: Arguments, folder: Path) -> Corpus:
     if arguments.train.stage == "pretrain":
         # Restoring items is all that is taught, but a tokenizer learns the words of all tasks.
         tasks = [*((task, share) for task, share in tasks if task != DENOISING), (DENOISING, 1.0)]
-    return read_corpus(
+    seed, known = arguments.train.seed, None
+    if checkpoint:
+        known = checkpoint_knowledge(checkpoint, arguments.protocol, data.held_back_users, seed)
+    corpus = read_corpus(
         folder,
         tasks,
         PromptSettings(
@@ -164,11 +173,15 @@ def prepare(arguments: Arguments, folder: Path) -> Corpus:
         branching=data.branching,
         min_interactions=data.min_interactions,
         k_core=data.k_core,
-        seed=arguments.train.seed,
-        known=checkpoint_catalogue(checkpoint, arguments.protocol) if checkpoint else None,
+        seed=seed,
+        known=known.catalogue if known else None,
         protocol=arguments.protocol,
         held_back_users=data.held_back_users,
     )
+    if known and known.histories.user_ids != corpus.split.histories.user_ids:
+        note = f"{checkpoint}: other users than here; what it learnt of their numbers is of others"
+        corpus = replace(corpus, notes=[*corpus.notes, note])
+    return corpus
 
 
 def build(
@@ -236,6 +249,8 @@ def what_is_known(arguments: Arguments, corpus: Corpus) -> Knowledge:
         histories=corpus.split.histories,
         templates=corpus.templates,
         settings=corpus.prompter.settings,
+        held_back_users=arguments.data.held_back_users,
+        seed=arguments.train.seed,
         ratings=corpus.answers,
         best_templates={},
         beams=arguments.predict.beams,
@@ -257,9 +272,12 @@ def judge(
         keep_seen=arguments.predict.keep_seen,
         metrics=arguments.train.metric_for_best_model or (),
     )
-    # A metric that isn't there is better found now than after the first minutes; of a few examples
-    # all could have the same answer, which some metrics are not defined for.
-    validation.value(replace(validation, at_most=32).run())
+    # A metric that isn't there is better found now than after the first minutes.
+    try:
+        validation.value(replace(validation, at_most=min(32, validation.at_most)).run())
+    except ValueError:
+        # Of a few examples all may have the same answer, which some metrics are not defined for.
+        validation.value(validation.run())
     return validation
 
 
@@ -303,7 +321,6 @@ class Loop:
         alone = accelerator.device.type == "cpu" and accelerator.num_processes == 1
         plain = alone and accelerator.mixed_precision == "no"
         self.side_by_side = SideBySide(model, train.seed, train.batches_per_step) if plain else None
-        accelerator.register_for_checkpointing(self.progress, mean)
         self.sums = torch.zeros(len(mixture.tasks), 2, device=accelerator.device)
         self.shares = torch.tensor(mixture.shares, dtype=torch.float32, device=accelerator.device)
         # How often it is saved, and where, doesn't change a run.
@@ -314,6 +331,7 @@ class Loop:
         settings |= {"keep_seen": validation.keep_seen, "processes": accelerator.num_processes}
         path = arguments.output.with_name(f"{arguments.output.name}.run")
         self.folder = RunFolder(path, settings, self.options.save_total_limit)
+        check_replaceable(arguments.output)
         self.folder.check(self.options.resume, self.options.overwrite)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process and not self.options.resume:
@@ -327,6 +345,7 @@ class Loop:
         if self.options.resume:
             newest = self.folder.checkpoints()[-1]
             self.accelerator.load_state(str(newest))
+            self.folder.read_state(newest, self.progress, self.mean)
             self.accelerator.print(f"going on from {newest}, step {self.progress.step:,}")
         self.begin()
         for batches in self.loader.steps(self.progress.step):
@@ -364,7 +383,8 @@ class Loop:
         found = self._backward(moved, token_weights(tasks, given, self.shares))
         for task, own, sums in zip(tasks, tokens, found, strict=True):
             self.sums.index_add_(0, task, torch.stack([sums, own], dim=1))
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
+        if self.options.max_grad_norm:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.mean.update_parameters(self.plain_model)
@@ -452,6 +472,7 @@ class Loop:
         self.accelerator.save_state(str(fresh))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            self.folder.write_state(fresh, self.progress, self.mean)
             self.folder.keep_checkpoint(fresh)
 
     def facts(self) -> dict[str, Any]:
@@ -469,14 +490,19 @@ def show_recommendations(arguments: Arguments) -> None:
     """Loads the written folder as a user would, and recommends for five users."""
     output = str(arguments.output)
     recommend = pipeline("p5-recommend", model=output)
-    histories, title = recommend.knowledge.histories, recommend.knowledge.catalogue.title
-    users = np.random.default_rng(arguments.train.seed).permutation(histories.num_users)[:5]
-    ids = [histories.user_ids[user] for user in users.tolist()]
+    histories, catalogue = recommend.knowledge.histories, recommend.knowledge.catalogue
+    drawn = np.random.default_rng(arguments.train.seed).permutation(histories.num_users).tolist()
+    # Who has every item can be recommended none.
+    new = (u for u in drawn if len(np.unique(histories.state(u).items)) < len(catalogue))
+    users = list(islice(new, 5))
+    ids = [histories.user_ids[user] for user in users]
     answers = recommend(
         [{"user": id_} for id_ in ids], top_k=5, keep_seen=arguments.predict.keep_seen
     )
-    for user, id_, found in zip(users.tolist(), ids, answers, strict=True):
-        newest = "; ".join(title(item) for item in histories.state(user).items[-3:].tolist())
+    for user, id_, found in zip(users, ids, answers, strict=True):
+        newest = "; ".join(
+            catalogue.title(item) for item in histories.state(user).items[-3:].tolist()
+        )
         print(f"user {id_}, newest: {newest}")
         for answer in found:
             print(f"  {math.exp(answer['score']):6.2%}  {answer['title']}  ({answer['item_id']})")

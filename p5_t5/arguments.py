@@ -126,7 +126,7 @@ class ModelArguments:
     num_heads: int = field(default=4, metadata={"help": "attention heads"})
     num_layers: int = field(default=2, metadata={"help": "encoder layers"})
     num_decoder_layers: int = field(default=2, metadata={"help": "decoder layers"})
-    dropout_rate: float = field(default=0.15, metadata={"help": "dropout"})
+    dropout_rate: float = field(default=0.15, metadata={"help": "dropout, also of a checkpoint"})
     whole_word_embeddings: bool = field(
         default=True,
         metadata={"help": "mark the pieces of one word with one embedding, as P5 does"},
@@ -187,7 +187,7 @@ class TrainArguments:
                   "training, on average, so that it is not learnt by heart"},
     )  # fmt: skip
     max_grad_norm: float = field(
-        default=1.0, metadata={"help": "gradients are clipped to this norm"}
+        default=1.0, metadata={"help": "gradients are clipped to this norm; 0: never"}
     )
     tokens_per_batch: int = field(
         default=1024, metadata={"help": "tokens of a batch on one device, padding included"}
@@ -235,8 +235,11 @@ class TrainArguments:
         limits = ("num_train_epochs", "max_train_steps", "max_train_minutes")
         if all(getattr(self, name) is None for name in limits):
             self.num_train_epochs, self.max_train_minutes = DEFAULT_EPOCHS, DEFAULT_MINUTES
-        positive = ("learning_rate", "tokens_per_batch", "evaluations", "save_total_limit")
-        for name in (*limits, *positive):
+        for name in ("early_stopping_patience", "max_grad_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} must be at least 0, not {getattr(self, name)}")
+        positive = ("learning_rate", "tokens_per_batch", "evaluations", "eval_examples")
+        for name in (*limits, *positive, "save_total_limit"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"--{name} must be above 0, not {value}")

@@ -32,6 +32,23 @@ from p5_t5.prompting.tasks import TASKS
 from p5_t5.prompting.templates import PromptTemplate, load_templates
 from p5_t5.protocol import CORRECTED, Protocol
 
+# Before the name of a profile column, in users.parquet.
+_PROFILE = "profile_"
+# What a model has learnt without and with a switch of the protocol that must stay as it was.
+_LEARNT = {
+    "heldout_item_order": (
+        "its item codes were made without held-out interactions",
+        "its item codes were made from held-out interactions",
+    ),
+    "file_user_order": (
+        "its users were numbered in no order of the file",
+        "its users were numbered in the order of the file",
+    ),
+    "random_row_split": (
+        "its ratings and reviews were not split at random",
+        "its ratings and reviews were split at random, so that it knows some of the last ones",
+    ),
+}
 _BACKUP = ".previous"
 _QUOTES = "quotes.parquet"
 _NEEDED = (
@@ -63,6 +80,8 @@ class Knowledge:
         calibrations: of the probabilities that stars are expected by, by FAMILY/ID of a template
             and by family for other wordings.
         repeats: what is added to the log-probability of items that a user already has.
+        held_back_users: of how many users the last training item was held back.
+        seed: by which these users and a random split of rows were drawn; ``None`` if unknown.
     """
 
     name: str
@@ -78,6 +97,8 @@ class Knowledge:
     reasons: Reasons | None = None
     calibrations: Mapping[str, StarCalibration] = field(default_factory=dict)
     repeats: float = 0.0
+    held_back_users: int = 0
+    seed: int | None = None
 
     @cached_property
     def prompter(self) -> Prompter:
@@ -118,7 +139,7 @@ class Knowledge:
             pl.Series("user_id", histories.user_ids),
             pl.col("item").alias("items"),
             pl.col("rating").alias("ratings"),
-            *(pl.Series(f"user_{name}", values) for name, values in histories.profiles.items()),
+            *(pl.Series(_PROFILE + name, values) for name, values in histories.profiles.items()),
         ).write_parquet(folder / "users.parquet")
         (folder / "prompts").mkdir()
         for family in dict.fromkeys(template.family for template in self.templates):
@@ -134,6 +155,8 @@ class Knowledge:
             "protocol": asdict(self.protocol),
             "calibrations": {k: asdict(v) for k, v in self.calibrations.items()},
             "repeats": self.repeats,
+            "held_back_users": self.held_back_users,
+            "seed": self.seed,
             "explained_by": self.reasons.source if self.reasons else None,
         }
         if isinstance(self.reasons, Quotes):
@@ -176,9 +199,11 @@ class Knowledge:
                 items=users["items"].explode().to_numpy().astype(np.int32),
                 ratings=users["ratings"].explode().to_numpy().astype(np.float32),
                 profiles={
-                    column.removeprefix("user_"): users[column].to_list()
+                    column.removeprefix(prefix): users[column].to_list()
                     for column in users.columns
-                    if column.startswith("user_") and column != "user_id"
+                    # Folders of an earlier version have the second prefix.
+                    for prefix in (_PROFILE, "user_")
+                    if column.startswith(prefix) and column != "user_id"
                 },
                 ids_are_names=protocol.file_user_order,
             ),
@@ -195,6 +220,8 @@ class Knowledge:
                 for wording, values in settings.get("calibrations", {}).items()
             },
             repeats=settings.get("repeats", 0.0),
+            held_back_users=settings.get("held_back_users", 0),
+            seed=settings.get("seed"),
         )
 
 
@@ -209,7 +236,12 @@ def save_artifact(
     """Writes a trained model; the folder is either the old one or the whole new one.
 
     Everything is written beside it first and put in its place by renaming.
+
+    Raises:
+        ValueError: something else stands there.
     """
+    folder = folder.resolve()
+    check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -228,6 +260,22 @@ def save_artifact(
         raise
 
 
+def check_replaceable(folder: Path) -> None:
+    """Refuses to put a model where anything but a trained model stands: a slip of the user's hand.
+
+    Raises:
+        ValueError: something else stands there, or the folder can't be renamed.
+    """
+    if folder.is_file():
+        raise ValueError(f"{folder}: expected a folder or a free name for one; it is a file")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "p5.json").is_file():
+        raise ValueError(
+            f"{folder}: expected a trained model to replace, or a free name; it holds other files"
+        )
+    if folder.is_mount():
+        raise ValueError(f"{folder}: a volume is mounted there; name a folder inside it")
+
+
 def replace_folder(fresh: Path, folder: Path) -> None:
     """Puts ``fresh`` in the place of ``folder``; what stood there is kept until it is done."""
     backup = folder.with_name(folder.name + _BACKUP)
@@ -240,6 +288,7 @@ def replace_folder(fresh: Path, folder: Path) -> None:
 
 def recover_folder(folder: Path) -> None:
     """Finishes a replacement that was interrupted between its two renames."""
+    folder = folder.resolve()
     backup = folder.with_name(folder.name + _BACKUP)
     if backup.exists() and not folder.exists():
         os.replace(backup, folder)
@@ -259,34 +308,43 @@ def find_artifact(name_or_path: str) -> Path:
     return folder
 
 
-def checkpoint_catalogue(name_or_path: str, protocol: Protocol) -> Catalogue | None:
-    """The items and codes of a P5 that training goes on from; any other T5 has none.
+def checkpoint_knowledge(
+    name_or_path: str, protocol: Protocol, held_back_users: int = 0, seed: int | None = None
+) -> Knowledge | None:
+    """What a P5 was trained with that training goes on from; any other T5 has nothing of it.
 
     Args:
         name_or_path: a folder or a name on the Hub.
         protocol: of the training that goes on.
+        held_back_users: as ``read_corpus`` has it.
+        seed: of the training that goes on, not compared where it is ``None``.
 
     Raises:
-        ValueError: there is no T5, a P5 whose folder is not whole, or one whose items or users were
-            not numbered as the protocol says.
+        ValueError: there is no T5, a P5 whose folder is not whole, one whose items or users were
+            not numbered as the protocol says, or one that has learnt what would be held out now.
     """
     recover_folder(Path(name_or_path))
     if not is_p5(name_or_path):
         return None
     known = Knowledge.load(find_artifact(name_or_path))
-    told = known.protocol.heldout_item_order
-    if told != protocol.heldout_item_order:
+    for name, meanings in _LEARNT.items():
+        told = bool(getattr(known.protocol, name))
+        if told != getattr(protocol, name):
+            raise ValueError(
+                f"{name_or_path}: {meanings[told]}; go on with --{name} {str(told).lower()}"
+            )
+    if known.held_back_users != held_back_users:
         raise ValueError(
-            f"{name_or_path}: its item codes were made {'from' if told else 'without'} held-out "
-            f"interactions; go on with --heldout_item_order {str(told).lower()}"
+            f"{name_or_path}: the last training item of {known.held_back_users} users was held "
+            f"back; go on with --held_back_users {known.held_back_users}"
         )
-    told = known.protocol.file_user_order
-    if told != protocol.file_user_order:
+    drawn = protocol.random_row_split or held_back_users
+    if drawn and None not in (seed, known.seed) and seed != known.seed:
         raise ValueError(
-            f"{name_or_path}: its users were numbered in {'the' if told else 'no'} order of the "
-            f"file; go on with --file_user_order {str(told).lower()}"
+            f"{name_or_path}: what is held out was drawn by the seed {known.seed}; go on with "
+            f"--seed {known.seed}"
         )
-    return known.catalogue
+    return known
 
 
 def load_artifact(

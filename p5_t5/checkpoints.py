@@ -13,6 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from p5_t5.artifact import replace_folder
 from p5_t5.modeling.p5 import P5ForConditionalGeneration
+from p5_t5.modeling.weight_mean import WeightMean
+from p5_t5.schedule import Progress
+
+_PROGRESS, _MEAN = "progress.json", "mean.safetensors"
 
 
 class RunFolder:
@@ -28,16 +32,22 @@ class RunFolder:
         """
         self.path, self.keep = path, keep
         self._settings = json.loads(json.dumps(settings))
-        self._best = path / "best.safetensors"
+        self._best, self._settings_file = path / "best.safetensors", path / "settings.json"
 
     def check(self, resume: bool, overwrite: bool) -> None:
         """Refuses to lose or to mix up an unfinished run.
 
         Raises:
             ValueError: there is nothing to resume, or a setting has changed since; or there is
-                something to resume and neither ``resume`` nor ``overwrite`` is asked for.
+                something to resume and neither ``resume`` nor ``overwrite`` is asked for; or
+                something else stands there.
         """
         if not resume:
+            if self.path.exists() and any(self.path.iterdir()) and not self._settings_file.exists():
+                raise ValueError(
+                    f"{self.path}: expected the folder of an earlier run, or a free name; it holds "
+                    "other files"
+                )
             if self.checkpoints() and not overwrite:
                 raise ValueError(
                     f"{self.path} holds checkpoints of an unfinished run: go on with --resume, or "
@@ -46,7 +56,9 @@ class RunFolder:
             return
         if not self.checkpoints():
             raise ValueError(f"--resume: {self.path} has no checkpoint to go on from")
-        before = json.loads((self.path / "settings.json").read_text(encoding="utf-8"))
+        if not (self.checkpoints()[-1] / _PROGRESS).exists():
+            raise ValueError(f"--resume: {self.path} was written by an earlier version; start anew")
+        before = json.loads(self._settings_file.read_text(encoding="utf-8"))
         for name in before.keys() | self._settings.keys():
             if before.get(name) != self._settings.get(name):
                 raise ValueError(
@@ -59,7 +71,7 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
         text = json.dumps(self._settings, indent=2)
-        (self.path / "settings.json").write_text(text + "\n", encoding="utf-8")
+        self._settings_file.write_text(text + "\n", encoding="utf-8")
 
     def checkpoints(self) -> list[Path]:
         """The whole checkpoints, oldest first."""
@@ -70,6 +82,20 @@ class RunFolder:
         fresh = self.path / "checkpoints" / f"step-{step:08d}.tmp"
         shutil.rmtree(fresh, ignore_errors=True)
         return fresh
+
+    def write_state(self, fresh: Path, progress: Progress, mean: WeightMean) -> None:
+        """Adds to a checkpoint what accelerate would pickle."""
+        (fresh / _PROGRESS).write_text(json.dumps(progress.state_dict()), encoding="utf-8")
+        tied = {f"module.{name}" for name in mean.module.all_tied_weights_keys}
+        weights = {n: t.contiguous() for n, t in mean.state_dict().items() if n not in tied}
+        save_file(weights, fresh / _MEAN)
+
+    def read_state(self, checkpoint: Path, progress: Progress, mean: WeightMean) -> None:
+        """Takes up what ``write_state`` wrote."""
+        progress.load_state_dict(json.loads((checkpoint / _PROGRESS).read_text(encoding="utf-8")))
+        missing, unexpected = mean.load_state_dict(load_file(checkpoint / _MEAN), strict=False)
+        tied = {f"module.{name}" for name in mean.module.all_tied_weights_keys}
+        assert not unexpected and set(missing) <= tied
 
     def keep_checkpoint(self, fresh: Path) -> None:
         """Gives a written checkpoint its name, and drops the oldest ones."""

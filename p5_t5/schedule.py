@@ -29,11 +29,11 @@ class Progress:
     waited: int = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """For ``Accelerator.register_for_checkpointing``."""
+        """What a checkpoint holds, and what processes tell each other."""
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """For ``Accelerator.register_for_checkpointing``."""
+        """Takes up what ``state_dict`` gave."""
         for name, value in state.items():
             setattr(self, name, value)
 

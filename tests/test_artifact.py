@@ -73,6 +73,38 @@ def test_an_interrupted_save_leaves_the_old_model(
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+def test_nothing_but_a_model_is_replaced(trained: Path, tmp_path: Path) -> None:
+    model, tokenizer, knowledge = load_artifact(trained)
+    (tmp_path / "outputs" / "other").mkdir(parents=True)
+    (tmp_path / "file").write_text("mine")
+    for name, message in (("outputs", "it holds other files"), ("file", "it is a file")):
+        with pytest.raises(ValueError, match=message):
+            save_artifact(tmp_path / name, model, tokenizer, knowledge, {}, "")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "outputs"]
+    assert (tmp_path / "outputs" / "other").is_dir()
+
+
+def test_a_link_to_a_model_stays_one(trained: Path, tmp_path: Path) -> None:
+    model, tokenizer, knowledge = load_artifact(trained)
+    (tmp_path / "disk" / "model").mkdir(parents=True)
+    link = tmp_path / "model"
+    link.symlink_to(tmp_path / "disk" / "model")
+    for repeats in (0.0, -1.0):
+        save_artifact(link, model, tokenizer, replace(knowledge, repeats=repeats), {}, "")
+        assert Knowledge.load(find_artifact(str(link))).repeats == repeats
+    assert link.is_symlink()
+    assert [p.name for p in (tmp_path / "disk").iterdir()] == ["model"]
+
+
+def test_any_profile_column_comes_back(trained: Path, tmp_path: Path) -> None:
+    known = Knowledge.load(trained)
+    own = ["x"] * known.histories.num_users
+    histories = replace(known.histories, profiles={"id": own, "items": own, "profile_age": own})
+    shutil.copy(trained / "config.json", tmp_path)
+    replace(known, histories=histories).save(tmp_path)
+    assert Knowledge.load(tmp_path).histories.profiles == histories.profiles
+
+
 def test_a_replacement_killed_between_its_renames_is_finished_on_loading(
     trained: Path, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from p5_t5.arguments import Arguments, read_arguments
-from p5_t5.artifact import checkpoint_catalogue, load_artifact
+from p5_t5.artifact import checkpoint_knowledge, load_artifact
 from p5_t5.data.tables import write_tables
 from p5_t5.evaluation.audit import audit, baselines
 from p5_t5.evaluation.evaluator import Evaluator
@@ -298,12 +298,17 @@ def test_a_run_as_in_the_paper_says_so_and_is_saved_with_all_it_needs(
     assert done.returncode == 0, done.stderr
     model, tokenizer, knowledge = load_artifact(output)
     assert knowledge.protocol == Protocol.paper()
-    kept = checkpoint_catalogue(str(output), knowledge.protocol)
-    assert kept is not None and kept.codes == knowledge.catalogue.codes
-    with pytest.raises(ValueError, match="go on with --heldout_item_order true"):
-        checkpoint_catalogue(str(output), CORRECTED)
-    with pytest.raises(ValueError, match="go on with --file_user_order true"):
-        checkpoint_catalogue(str(output), Protocol(heldout_item_order=True))
+    kept = checkpoint_knowledge(str(output), knowledge.protocol, seed=42)
+    assert kept is not None and kept.catalogue.codes == knowledge.catalogue.codes
+    same = ("heldout_item_order", "file_user_order", "random_row_split")
+    for number, name in enumerate(same):
+        protocol = Protocol(**dict.fromkeys(same[:number], True))
+        with pytest.raises(ValueError, match=f"go on with --{name} true"):
+            checkpoint_knowledge(str(output), protocol)
+    with pytest.raises(ValueError, match="go on with --held_back_users 0"):
+        checkpoint_knowledge(str(output), knowledge.protocol, held_back_users=50)
+    with pytest.raises(ValueError, match="go on with --seed 42"):
+        checkpoint_knowledge(str(output), knowledge.protocol, seed=7)
     assert not any(template.given for template in knowledge.templates)
     assert done.stdout.count("user ") >= 5 and "p5-recommend" in done.stdout
     for switch in SWITCHES:

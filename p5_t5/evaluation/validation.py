@@ -97,6 +97,8 @@ class Validation:
             if metric not in means:
                 known = ", ".join(sorted(means))
                 raise ValueError(f"--metric_for_best_model {metric}: validation has {known}")
+        if not metrics:
+            raise ValueError("no task has an example on validation that could be judged")
         logs = []
         for metric in metrics:
             # A model that has learnt nothing yet may find no item at all.

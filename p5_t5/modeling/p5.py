@@ -234,7 +234,7 @@ def build_model(config: P5Config, checkpoint: str | None = None) -> P5ForConditi
     """A model from scratch, or one that starts from the weights of a T5 checkpoint.
 
     Args:
-        config: its shape, and with a checkpoint only what it says of whole words.
+        config: its shape, and with a checkpoint only what it says of whole words and dropout.
         checkpoint: a folder or a name on the Hub of any T5 or P5.
 
     Raises:
@@ -248,7 +248,7 @@ def build_model(config: P5Config, checkpoint: str | None = None) -> P5ForConditi
     # weights say it for sure, as the configuration claims a tie for both.
     same = torch.equal(theirs.lm_head.weight, theirs.shared.weight)
     given = theirs.config
-    ours_alone = ("whole_word_embeddings", "whole_words_in_training_only")
+    ours_alone = ("whole_word_embeddings", "whole_words_in_training_only", "dropout_rate")
     left_out = ("model_type", "architectures", "tie_lm_head", *ours_alone)
     fields = {name: value for name, value in given.to_dict().items() if name not in left_out}
     fields |= {name: getattr(config, name) for name in ours_alone}

@@ -117,6 +117,9 @@ def test_a_t5_checkpoint_starts_as_exactly_itself(tmp_path: Path, form: str) -> 
     ours = build_model(P5Config(), str(tmp_path))
     ours.set_word_starts(np.ones(60, dtype=bool))
     torch.testing.assert_close(logits(ours), logits(reloaded), rtol=0, atol=0)
+    own = build_model(P5Config(dropout_rate=0.37), str(tmp_path))
+    rates = {module.p for module in own.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.37} == {own.config.dropout_rate}
 
 
 def test_new_tokens_keep_the_old_rows() -> None:
