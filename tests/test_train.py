@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,6 +20,7 @@ from transformers import AutoTokenizer
 
 import train
 from p5_t5.arguments import read_arguments
+from p5_t5.data.tables import read_tables, write_tables
 from p5_t5.modeling.collator import Collator
 from p5_t5.modeling.weight_mean import WeightMean
 from tests.conftest import REPOSITORY, last_words, run_train
@@ -258,6 +260,19 @@ def test_a_folder_with_other_items_or_codes_is_refused(
     )
     assert items is not None and "has 120 items, not the 9 of the data set" in items
     assert codes is not None and "go on with --item_ids atomic" in codes
+
+
+def test_other_users_than_a_folder_knows_are_told_of(
+    trained: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = read_tables(toy)
+    fewer = tables.interactions.filter(pl.col("user_id") != tables.users["user_id"][0])
+    write_tables(tmp_path / "toy", fewer, items=tables.items, users=tables.users)
+    for folder, told in ((tmp_path / "toy", True), (toy, False)):
+        given = [f"--dataset={folder}", f"--model_name_or_path={trained}"]
+        monkeypatch.setattr(sys, "argv", ["train.py", *given])
+        notes = train.prepare(read_arguments(), folder).notes
+        assert any("other users than here" in note for note in notes) is told
 
 
 def test_two_cpu_processes_train_one_model(toy: Path, tmp_path: Path) -> None:
