@@ -374,13 +374,17 @@ def test_no_epoch_asks_about_a_held_out_row(toy: tuple[Split, Prompter]) -> None
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(4, 9), min_size=1, max_size=6), st.integers(0, 2**20))
 def test_no_rendered_example_holds_a_held_out_item(lengths: list[int], seed: int) -> None:
-    """Whatever the data: each user's own held-out items are in none of their examples."""
+    """Whatever the data: each user's own held-out items are in none of their examples.
+
+    But for wrong candidates, unless these spare them: see the next test.
+    """
     rows = [(f"u{u}", f"{u}-{p}") for u, n in enumerate(lengths) for p in range(n)]
     interactions = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
     tables = check_tables("made", interactions.with_columns(rating=pl.lit(4.0)))
     split, prompter = leave_one_out(tables), prompter_of(tables)
     shares = {"sequential": 2.0, "rating": 1.0, "direct": 1.0, "denoising": 2.0}
-    made = mixture((split, prompter), shares, seed=seed)
+    protocol = Protocol(spared_negatives=True)
+    made = mixture((split, prompter), shares, seed=seed, protocol=protocol)
     codes = np.array(prompter.catalogue.code_texts)
     ends = split.histories.offsets[1:]
     secret = codes[split.histories.items[np.stack([ends - 1, ends - 2])]]
@@ -394,6 +398,27 @@ def test_no_rendered_example_holds_a_held_out_item(lengths: list[int], seed: int
         ):
             assert not {*source, *target} & set(secret[:, user])
         assert {word for source in examples["input_ids"] for word in source} & set(codes)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.lists(st.integers(4, 9), min_size=1, max_size=6), st.integers(0, 2**20))
+def test_examples_are_the_same_whatever_is_held_out(lengths: list[int], seed: int) -> None:
+    """Nothing tells what is held out, not even that it is never a wrong answer."""
+    drawn = np.random.default_rng(seed)
+    taken = [drawn.permutation(30)[: n + 2] for n in lengths]
+    ways = ([row[:-2] for row in taken], [np.append(row[:-4], row[-2:]) for row in taken])
+    items = pl.DataFrame({"item_id": [f"{i:02}" for i in range(30)]})
+    shares = {"sequential": 2.0, "rating": 1.0, "direct": 1.0, "denoising": 2.0}
+    epochs = []
+    for way in ways:
+        rows = [(f"u{u}", f"{i:02}", 4.0) for u, own in enumerate(way) for i in own.tolist()]
+        frame = pl.DataFrame(rows, schema=["user_id", "item_id", "rating"], orient="row")
+        tables = check_tables("made", frame, items)
+        world = leave_one_out(tables), prompter_of(tables)
+        epochs.append(mixture(world, shares, seed=seed).epoch(0))
+        assert world[0].histories.num_users == len(lengths)
+    assert epochs[0].steps == epochs[1].steps
+    assert epochs[0].examples[:] == epochs[1].examples[:]
 
 
 def test_no_list_tells_the_stars_of_an_item_that_is_held_out_too() -> None:
