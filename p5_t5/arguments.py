@@ -350,7 +350,8 @@ class Arguments:
     def output(self) -> Path:
         """The trained model's folder."""
         name = Path(self.data.dataset).resolve().name
-        return Path(self.train.output_dir or Path("outputs") / name)
+        path = Path(self.train.output_dir or Path("outputs") / name)
+        return path if path.name not in ("", "..") else path.resolve()
 
     @property
     def tasks(self) -> Sequence[str]:

@@ -115,6 +115,7 @@ WRONG = [
     (("--max_grad_norm=-1",), "--max_grad_norm must be at least 0, not -1"),
     (("--eval_examples=0",), "--eval_examples must be above 0, not 0"),
     (("--output_dir=tests",), "tests: expected a trained model to replace, or a free name"),
+    (("--output_dir=.",), "expected a trained model to replace, or a free name"),
     (("--max_recent=-1",), "--max_recent must be at least 0, not -1"),
     (("--tasks=zero-shot",), "none of the tasks zero-shot can be learnt"),
     (("--resume",), "has no checkpoint to go on from"),
