@@ -86,10 +86,11 @@ class P5RecommendPipeline(Pipeline):
 
     Returns for each request a list of dictionaries with ``item_id``, ``title`` and ``score`` (the
     item's log-probability; for ``task="rating"`` the expected stars, for ``task="like"`` the
-    probability of liking), and for explanations ``explanation`` and ``explained_by``: ``quote`` is
-    what a user wrote of the item, ``fact`` holds for the request's history, and what the ``model``
-    wrote itself, where nobody wrote of the item, may be neither. Where explanations are facts and
-    none holds, both are ``None``. Their ``score`` is ``None`` if the item was given.
+    probability of liking; ``None`` where an item to explain was given). Explanations also have
+    ``explanation``, ``explained_by`` (``quote`` is what a user wrote of the item, ``own_quote``
+    what this user wrote of the same feature of another, ``fact`` holds for the history, and what
+    the ``model`` wrote, where nobody wrote of the item, may be neither; ``None`` where no fact
+    holds) and ``said_of`` (the id of the item that it was written of).
 
     Raises:
         ValueError: an unknown user, item, task, template or condition; the nearest known ones are
@@ -343,19 +344,18 @@ class P5RecommendPipeline(Pipeline):
         if task == "explanation":
             reasons = self.knowledge.reasons
             known = [
-                reasons.about(request.state, Asked(item=request.item, feature=request.feature))
-                if reasons
-                else []
-                for request in about
+                reasons.about(r.state, Asked(item=r.item, feature=r.feature)) if reasons else []
+                for r in about
             ]
             by = (reasons.length_penalty, reasons.commonness) if reasons else ()
-            texts = self.predictor.explain(prompts, known, *by)
-            for (answer, _), text, own in zip(flat, texts, known, strict=True):
+            chosen = self.predictor.explain(prompts, known, *by)
+            ids = self.knowledge.catalogue.item_ids
+            for (answer, _), reason in zip(flat, chosen, strict=True):
                 # What a model writes where no fact holds would not be so.
-                silent = reasons is not None and reasons.complete and not own
-                answer["explanation"] = None if silent else text
-                source = reasons.source if reasons and own else "model"
-                answer["explained_by"] = None if silent else source
+                silent = reasons is not None and reasons.complete and reason.source == "model"
+                answer["explanation"] = None if silent else reason.text
+                answer["explained_by"] = None if silent else reason.source
+                answer["said_of"] = None if reason.said_of is None else ids[reason.said_of]
             return answers
         if task == "rating":
             scores, _ = self.predictor.rate(prompts)

@@ -239,7 +239,7 @@ def test_explanations_are_text(recommend: Any) -> None:
     (asked,) = recommend("u0001", task="explanation", item=title)
     assert asked["title"] == title and asked["score"] is None
     assert isinstance(asked["explanation"], str)
-    assert [set(asked)] == [{"item_id", "title", "score", "explanation", "explained_by"}]
+    assert set(asked) == {"item_id", "title", "score", "explanation", "explained_by", "said_of"}
     explained = recommend(["u0001", "u0002"], task="explanation", top_k=2, batch_size=2)
     assert [len(answers) for answers in explained] == [2, 2]
     assert all("explanation" in answer for answers in explained for answer in answers)
@@ -254,14 +254,28 @@ def test_explanations_quote_what_was_said_of_the_item(recommend: Any, toy: Path)
     quoted = [a for a in answers if a["explained_by"] == "quote"]
     assert len(quoted) > 0.9 * len(answers)
     assert {(a["item_id"], a["explanation"]) for a in quoted} <= set(said)
-    # About the feature that was asked for, where anybody spoke of it.
-    quotes = recommend.knowledge.reasons
-    (item, feature), *_ = [(i, f) for i, f in zip(quotes.items, quotes.features, strict=True) if f]
-    title = recommend.knowledge.catalogue.title(item)
-    request = {"user": "u0001", "item": title, "feature": feature}
-    (about,) = recommend(request, task="explanation")
-    own = zip(quotes.items, quotes.texts, quotes.features, strict=True)
-    assert about["explanation"] in [t for i, t, f in own if (i, f) == (item, feature)]
+    assert all(a["said_of"] == a["item_id"] for a in quoted)
+
+
+def test_explanations_speak_of_the_feature_that_was_asked_for(recommend: Any, toy: Path) -> None:
+    quotes, catalogue = recommend.knowledge.reasons, recommend.knowledge.catalogue
+    state = recommend.knowledge.histories.state(recommend.knowledge.histories.number["u0001"])
+    said = list(zip(quotes.items.tolist(), quotes.users.tolist(), quotes.features, strict=True))
+    theirs = {feature: item for item, user, feature in said if user == state.number}
+    features = {item: {f for i, _, f in said if i == item} for item in set(quotes.items.tolist())}
+    # About the item where anybody spoke of the feature, else what the user said of another item.
+    for feature in theirs:
+        item = next(i for i in features if feature in features[i])
+        other = next(i for i in features if feature not in features[i])
+        for row, source in ((item, "quote"), (other, "own_quote")):
+            request = {"user": "u0001", "item": catalogue.title(row), "feature": feature}
+            (answer,) = recommend(request, task="explanation")
+            assert answer["explained_by"] == source
+            of = catalogue.item_ids.index(answer["said_of"])
+            assert (of, answer["explanation"], feature) in zip(
+                quotes.items, quotes.texts, quotes.features, strict=True
+            )
+            assert (of == row) == (source == "quote")
 
 
 def test_where_no_fact_holds_nothing_is_said(
@@ -277,7 +291,7 @@ def test_where_no_fact_holds_nothing_is_said(
     (told,), (silent,) = recommend(requests, task="explanation")
     assert told["explained_by"] == "fact"
     assert told["explanation"].startswith(f"you liked {catalogue.title(0)} , and this is ")
-    assert silent["explained_by"] is silent["explanation"] is None
+    assert silent["explained_by"] is silent["explanation"] is silent["said_of"] is None
 
 
 def test_an_item_that_nobody_spoke_of_is_explained_by_the_model(

@@ -23,6 +23,7 @@ from p5_t5.decoding.unconstrained import FreeSearch
 from p5_t5.modeling.collator import Collator
 from p5_t5.modeling.tokenizer import WordTokenizer
 from p5_t5.prompting.prompter import Prompt, stars
+from p5_t5.prompting.reasons import Reason
 from p5_t5.protocol import CORRECTED, Protocol
 
 Floats = npt.NDArray[np.float64]
@@ -285,64 +286,60 @@ class Predictor:
     def explain(
         self,
         prompts: Sequence[Prompt],
-        known: Sequence[Sequence[str]],
+        known: Sequence[Sequence[Reason]],
         length_penalty: float = 1.0,
         commonness: float = 0.0,
-    ) -> list[str]:
-        """For each prompt the best of its known texts; where it has none, one is written.
+    ) -> list[Reason]:
+        """For each prompt the best of its known reasons; where it has none, one is written.
 
         Args:
             prompts: prompts whose answer is a text.
-            known: for each prompt the texts to choose from.
+            known: for each prompt the reasons to choose from.
             length_penalty: of the choice, as ``pick`` has it.
             commonness: of the choice, as ``pick`` has it.
         """
-        texts = [""] * len(prompts)
         asked = [i for i, own in enumerate(known) if own]
-        if asked:
-            picked = self.pick(
-                [prompts[i] for i in asked], [known[i] for i in asked], length_penalty, commonness
-            )
-            for i, text in zip(asked, picked, strict=True):
-                texts[i] = text
         rest = [i for i, own in enumerate(known) if not own]
-        if rest:
-            for i, text in zip(rest, self.write([prompts[i] for i in rest]), strict=True):
-                texts[i] = text
-        return texts
+        picked = self.pick(
+            [prompts[i] for i in asked], [known[i] for i in asked], length_penalty, commonness
+        )
+        written = [Reason(text, "model") for text in self.write([prompts[i] for i in rest])]
+        found = dict(zip([*asked, *rest], [*picked, *written], strict=True))
+        return [found[i] for i in range(len(prompts))]
 
     @torch.no_grad()
     def pick(
         self,
         prompts: Sequence[Prompt],
-        texts: Sequence[Sequence[str]],
+        known: Sequence[Sequence[Reason]],
         length_penalty: float = 1.0,
         commonness: float = 0.0,
-    ) -> list[str]:
-        """For each prompt the most probable of some texts, or one that is like the others too.
+    ) -> list[Reason]:
+        """For each prompt the most probable of some reasons, or one that is like the others too.
 
         Args:
             prompts: prompts whose answer is a text.
-            texts: for each prompt at least one text to choose from.
+            known: for each prompt at least one reason to choose from.
             length_penalty: 1 compares by the mean over the tokens, more favours long texts.
             commonness: how much a text's likeness to the others counts beside its log-probability.
         """
         self.model.eval()
-        picked = [""] * len(prompts)
+        picked: dict[int, Reason] = {}
         for index in self._batches(prompts, most=_MOST_TEXTS):
             batch = [prompts[i] for i in index]
             given = [self.words.encode(prompt.given, end=False) for prompt in batch]
             scores = text_scores(
                 self.model,
                 **self._encode(batch),
-                texts=[[self.words.encode(text) for text in texts[i]] for i in index],
+                texts=[[self.words.encode(reason.text) for reason in known[i]] for i in index],
                 given=given if any(given) else None,
                 length_penalty=length_penalty,
             )
             for i, own in zip(index.tolist(), scores, strict=True):
-                common = commonness * likeness(texts[i]) if commonness else 0.0
-                picked[i] = texts[i][int(np.argmax(np.array(own) + common))]
-        return picked
+                texts = [reason.text for reason in known[i]]
+                common = commonness * likeness(texts) if commonness else 0.0
+                picked[i] = known[i][int(np.argmax(np.array(own) + common))]
+        return [picked[i] for i in range(len(prompts))]
 
     def _search(
         self, trie: TrieTensors, prompts: Sequence[Prompt], k: int, allowed: LegalLeaves | None

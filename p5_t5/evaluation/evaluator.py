@@ -24,7 +24,7 @@ from p5_t5.evaluation.metrics import (
 )
 from p5_t5.prompting.candidates import Candidates
 from p5_t5.prompting.prompter import Asked, Prompt, Prompter
-from p5_t5.prompting.reasons import Reasons
+from p5_t5.prompting.reasons import Quotes, Reason, Reasons
 from p5_t5.prompting.tasks import Task
 from p5_t5.prompting.templates import WORDS, AnswerKind, PromptTemplate
 
@@ -327,7 +327,7 @@ class Evaluator:
         asked: Questions,
         facts: Sequence[Asked],
     ) -> Metrics:
-        known: list[list[str]] = [[] for _ in prompts]
+        known: list[list[Reason]] = [[] for _ in prompts]
         length_penalty, commonness = 1.0, 0.0
         if kind.slot == "explanation" and self.reasons is not None:
             length_penalty, commonness = self.reasons.length_penalty, self.reasons.commonness
@@ -335,12 +335,16 @@ class Evaluator:
                 self.reasons.about(state, fact)
                 for state, fact in zip(self._states(asked), facts, strict=True)
             ]
-        written = self.predictor.explain(prompts, known, length_penalty, commonness)
+        reasons = self.predictor.explain(prompts, known, length_penalty, commonness)
+        written = [reason.text for reason in reasons]
         rows = asked.rows.tolist()
         references = [self.split.texts[kind.slot][row] or "" for row in rows]
         metrics = text_metrics(written, references)
         items = len(np.unique(self.split.histories.items[asked.rows]))
         metrics["distinct_per_item"] = len(set(written)) / items
+        if kind.slot == "explanation" and isinstance(self.reasons, Quotes):
+            own = [reason.source == "own_quote" for reason in reasons]
+            metrics["own_quotes"] = float(np.mean(own))
         if kind.slot == "explanation" and "feature" in self.split.texts:
             features = [self.split.texts["feature"][row] for row in rows]
             matched = feature_match(written, features)

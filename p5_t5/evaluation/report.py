@@ -19,7 +19,8 @@ from p5_t5.prompting.corpus import Corpus
 
 # How explanations came about, by where they were chosen from.
 EXPLAINED = {
-    "quote": "chosen among what training says of the item, about a feature that the prompt names",
+    "quote": "chosen among what training says of the item, about a feature that the prompt names; "
+    "where nobody spoke of it, among the user's own words about it in another item (own_quotes)",
     "fact": "chosen among the facts that they are derived from; where the prompt names the feature "
     "only one is left, the very answer",
     None: "written word by word",

@@ -11,6 +11,7 @@ import torch
 from p5_t5.artifact import load_artifact
 from p5_t5.decoding.predictor import Predictor
 from p5_t5.prompting.prompter import Prompt
+from p5_t5.prompting.reasons import Reason
 
 SOURCES = ["Go on with <item_3> , <item_4>", "Go on", "What does one who has <item_7> want ?"]
 PROMPTS = [Prompt(source=source, given="", target="") for source in SOURCES]
@@ -71,21 +72,26 @@ def test_a_mask_of_another_shape_is_refused(predictor: Predictor, shape: tuple[i
         predictor.rank(PROMPTS, 5, allowed=torch.ones(shape, dtype=torch.bool))
 
 
+def reasons(*texts: str) -> list[Reason]:
+    return [Reason(text, "quote") for text in texts]
+
+
 def test_a_penalty_of_length_chooses_longer_texts(predictor: Predictor) -> None:
     texts = ["The tone is warm.", "The tone is warm and the neck is straight, as I had hoped."]
-    known = [texts, texts[::-1], []]
+    known = [reasons(*texts), reasons(*texts[::-1]), []]
     short, short_too, written = predictor.explain(PROMPTS, known, -10.0)
-    assert short == short_too == texts[0]
+    assert short.text == short_too.text == texts[0]
     long, long_too, written_again = predictor.explain(PROMPTS, known, 10.0)
-    assert long == long_too == texts[1]
+    assert long.text == long_too.text == texts[1]
     assert written == written_again
+    assert written.source == "model" and written.said_of is None
 
 
 def test_commonness_chooses_what_the_others_say_too(predictor: Predictor) -> None:
     odd = "Cheap strings."
     texts = [odd, "The tone is warm.", "The tone is warm and full."]
-    known = [texts, texts[::-1], [odd]]
+    known = [reasons(*texts), reasons(*texts[::-1]), reasons(odd)]
     first, second, alone = predictor.explain(PROMPTS, known, 1.0, 1e6)
-    assert first == second == texts[1]
-    assert alone == odd
-    assert predictor.explain(PROMPTS, known, 1.0, -1e6)[:2] == [odd, odd]
+    assert first.text == second.text == texts[1]
+    assert alone.text == odd
+    assert [r.text for r in predictor.explain(PROMPTS, known, 1.0, -1e6)[:2]] == [odd, odd]

@@ -17,6 +17,7 @@ from p5_t5.evaluation.evaluator import (
 from p5_t5.evaluation.metrics import binary_metrics, diversity_metrics, ranking_metrics
 from p5_t5.prompting.corpus import Corpus, read_corpus, read_tasks
 from p5_t5.prompting.prompter import Asked, Prompter, PromptSettings
+from p5_t5.prompting.reasons import Reason
 from p5_t5.prompting.tasks import TASKS
 from p5_t5.prompting.templates import PromptTemplate
 
@@ -41,16 +42,26 @@ def test_the_feature_chooses_among_quotes_only_where_the_prompt_names_it(
     monkeypatch.setattr(
         evaluator.predictor,
         "explain",
-        lambda prompts, known, *by: given.update({id_: known, "by": by}) or ["text"] * len(prompts),
+        lambda prompts, known, *by: (
+            given.update({id_: known, "by": by}) or [Reason("text", "own_quote")] * len(prompts)
+        ),
     )
     quoting = Evaluator(evaluator.predictor, corpus.prompter, corpus.split, reasons=corpus.reasons)
     for id_ in ("3-3", "3-9"):
-        quoting.judge(task, next(t for t in corpus.templates if t.id == id_), asked)
+        metrics = quoting.judge(task, next(t for t in corpus.templates if t.id == id_), asked)
+        assert metrics["own_quotes"] == 1
     assert corpus.reasons is not None
     assert given["by"] == (corpus.reasons.length_penalty, corpus.reasons.commonness)
-    for row, told, named in zip(asked.rows.tolist(), given["3-3"], given["3-9"], strict=True):
+    for user, position, row, told, named in zip(
+        asked.users.tolist(),
+        asked.positions.tolist(),
+        asked.rows.tolist(),
+        given["3-3"],
+        given["3-9"],
+        strict=True,
+    ):
         item = int(corpus.split.histories.items[row])
-        state = corpus.split.histories.state(0)
+        state = corpus.split.histories.state(user, position)
         assert told == corpus.reasons.about(state, Asked(item=item))
         feature = corpus.split.texts["feature"][row]
         assert named == corpus.reasons.about(state, Asked(item=item, feature=feature))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -15,7 +17,7 @@ from p5_t5.data.splits import Split, leave_one_out
 from p5_t5.data.tables import check_tables
 from p5_t5.prompting.explanations import derive_explanations
 from p5_t5.prompting.prompter import Asked, PromptSettings
-from p5_t5.prompting.reasons import Facts, Quotes, find_reasons
+from p5_t5.prompting.reasons import Facts, Quotes, Reason, Reasons, find_reasons
 
 # user, item, explanation, feature; the last two of each user are held out
 SAID = [
@@ -35,6 +37,7 @@ SAID = [
     ("c", "sofa", "held out", "frame"),
 ]
 ITEMS = ["bed", "lamp", "rug", "sofa"]
+BED, LAMP, RUG, SOFA = range(4)
 NOBODY = UserState(None, None, {}, np.empty(0, np.int32), np.empty(0, np.float32))
 
 
@@ -62,21 +65,91 @@ def asked(item: str, feature: str | None = None) -> Asked:
     return Asked(item=ITEMS.index(item), feature=feature)
 
 
+def texts(reasons: Reasons, asked: Asked, state: UserState = NOBODY) -> list[str]:
+    return [reason.text for reason in reasons.about(state, asked)]
+
+
 def test_quotes_are_what_training_says_of_the_item(quotes: Quotes) -> None:
     # What a says of lamp and rug is left out: both are held out of the same user again.
-    assert quotes.about(NOBODY, asked("lamp")) == [
+    assert texts(quotes, asked("lamp")) == [
         "the base is heavy",
         "a heavy base , sadly",
         "bright light",
     ]
-    assert quotes.about(NOBODY, asked("rug")) == ["deep pile"]
+    assert quotes.about(NOBODY, asked("rug")) == [Reason("deep pile", "quote", RUG)]
     for item in ("bed", "sofa"):
         assert quotes.about(NOBODY, asked(item)) == []
 
 
 def test_a_wished_feature_is_spoken_of_if_anybody_did(quotes: Quotes) -> None:
-    assert quotes.about(NOBODY, asked("lamp", "light")) == ["bright light"]
+    assert texts(quotes, asked("lamp", "light")) == ["bright light"]
     assert len(quotes.about(NOBODY, asked("lamp", "shade"))) == 3
+
+
+OWN = [
+    ("a", "lamp", "the light is warm", "light"),
+    ("a", "sofa", "soft light falls on it", "light"),
+    ("a", "sofa", "soft as a cloud", "seat"),
+    ("a", "lamp", "a base of lead", "base"),
+    ("a", "bed", None, None),
+    ("a", "tray", None, None),
+    ("b", "rug", "light and soft", "light"),
+    ("b", "rug", "a light rug", "light"),
+    ("b", "rug", "deep pile", "pile"),
+    ("b", "rug", "the base slips", "base"),
+    ("b", "bed", None, None),
+    ("b", "tray", None, None),
+]
+
+
+@pytest.fixture
+def two() -> tuple[Split, Quotes]:
+    columns = ["user_id", "item_id", "explanation", "feature"]
+    tables = check_tables("made", pl.DataFrame(OWN, schema=columns, orient="row"))
+    split = leave_one_out(tables)
+    return split, Quotes.of(split)
+
+
+def test_of_a_wished_feature_users_words_stand_in_where_nobody_spoke_of_it(
+    two: tuple[Split, Quotes],
+) -> None:
+    split, quotes = two
+    of_a = split.histories.state(0)
+    said = {
+        feature: texts(quotes, Asked(item=RUG, feature=feature), of_a)
+        for feature in ("light", "base", "seat", "colour")
+    }
+    assert said == {
+        "light": ["light and soft", "a light rug"],
+        "base": ["the base slips"],
+        "seat": ["soft as a cloud"],
+        "colour": ["light and soft", "a light rug", "deep pile", "the base slips"],
+    }
+    # An item that nobody spoke of at all, too.
+    (base,) = quotes.about(of_a, Asked(item=BED, feature="base"))
+    assert (base.text, base.source, base.said_of) == ("a base of lead", "own_quote", LAMP)
+    assert quotes.about(of_a, Asked(item=BED)) == []
+
+
+def test_own_words_are_of_what_the_user_had_by_then_and_of_known_users(
+    two: tuple[Split, Quotes],
+) -> None:
+    split, quotes = two
+    seat = Asked(item=RUG, feature="seat")
+    assert texts(quotes, seat, split.histories.state(0, 3)) == ["soft as a cloud"]
+    everything = texts(quotes, Asked(item=RUG, feature="colour"))
+    assert texts(quotes, seat, split.histories.state(0, 1)) == everything
+    stranger = replace(split.histories.state(0), number=None)
+    assert texts(quotes, seat, stranger) == everything
+    # What was said of the asked item itself is a quote of it.
+    assert {r.source for r in quotes.about(split.histories.state(0), Asked(item=SOFA))} == {"quote"}
+
+
+def test_folders_that_do_not_say_who_spoke_are_read(two: tuple[Split, Quotes]) -> None:
+    split, quotes = two
+    read = Quotes.read(quotes.table().drop("user"))
+    of_a, seat = split.histories.state(0), Asked(item=RUG, feature="seat")
+    assert texts(read, seat, of_a) == texts(quotes, seat)
 
 
 def test_quotes_need_no_features() -> None:
@@ -88,6 +161,7 @@ def test_quotes_are_saved_and_read(quotes: Quotes) -> None:
     read = Quotes.read(quotes.table())
     assert (read.texts, read.features) == (quotes.texts, quotes.features)
     assert np.array_equal(read.items, quotes.items)
+    assert np.array_equal(read.users, quotes.users)
 
 
 def test_an_often_explained_item_keeps_quotes_about_its_frequent_features() -> None:
@@ -98,9 +172,11 @@ def test_an_often_explained_item_keeps_quotes_about_its_frequent_features() -> N
     ]
     columns = ["user_id", "item_id", "explanation", "feature"]
     tables = check_tables("made", pl.DataFrame(rows, schema=columns, orient="row"))
-    found = Quotes.of(leave_one_out(tables))
-    assert len(found.texts) == 16
-    assert set(found.features) == {"often"}
+    found = Quotes.of(leave_one_out(tables)).about(
+        NOBODY, Asked(item=tables.items["item_id"].to_list().index("lamp"))
+    )
+    assert len(found) == 16
+    assert all(int(reason.text.split()[0]) > 5 for reason in found)
 
 
 def test_without_explanations_there_are_no_reasons() -> None:
@@ -141,8 +217,8 @@ def test_a_derived_explanation_is_one_of_the_facts(seen: list[tuple[str, float]]
     ):
         if text is not None:
             state, item = split.histories.state(0, row), int(split.histories.items[row])
-            assert text in facts.about(state, Asked(item=item))
-            assert facts.about(state, Asked(item=item, feature=feature)) == [text]
+            assert text in texts(facts, Asked(item=item), state)
+            assert texts(facts, Asked(item=item, feature=feature), state) == [text]
 
 
 def test_facts_are_true_of_any_history() -> None:
@@ -152,7 +228,7 @@ def test_facts_are_true_of_any_history() -> None:
     items = np.array([row("Atlas"), row("Comet"), row("Ember")], dtype=np.int32)
     liked = UserState(None, None, {}, items, np.array([5, 2, 4], dtype=np.float32))
     bridge = Asked(item=row("Bridge"))
-    assert set(facts.about(liked, bridge)) == {
+    assert set(texts(facts, bridge, liked)) == {
         "you liked Ember and Atlas , and this is war too",
         "you liked Ember , and this is love too",
     }
@@ -160,7 +236,7 @@ def test_facts_are_true_of_any_history() -> None:
     assert facts.about(liked, Asked(item=row("Fog"))) == []
     # Without stars everything was liked.
     unrated = UserState(None, None, {}, items, np.full(3, np.nan, dtype=np.float32))
-    assert "you liked Ember and Comet , and this is love too" in facts.about(unrated, bridge)
+    assert "you liked Ember and Comet , and this is love too" in texts(facts, bridge, unrated)
 
 
 def test_facts_are_found_for_derived_explanations() -> None:
