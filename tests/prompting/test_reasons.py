@@ -145,6 +145,49 @@ def test_own_words_are_of_what_the_user_had_by_then_and_of_known_users(
     assert {r.source for r in quotes.about(split.histories.state(0), Asked(item=SOFA))} == {"quote"}
 
 
+RANDOM = st.lists(
+    st.lists(
+        st.tuples(st.sampled_from(ITEMS), st.sampled_from(["light", "seat", None])),
+        min_size=3,
+        max_size=7,
+    ),
+    min_size=2,
+    max_size=5,
+)
+
+
+@given(RANDOM, st.data())
+@settings(deadline=None, max_examples=60)
+def test_only_training_is_quoted_by_whom_and_of_what_it_says(
+    users: list[list[tuple[str, str | None]]], data: st.DataObject
+) -> None:
+    rows = [
+        (f"u{user}", item, f"{user} said {time}" if feature else None, feature, time)
+        for user, own in enumerate(users)
+        for time, (item, feature) in enumerate(own)
+    ]
+    columns = ["user_id", "item_id", "explanation", "feature", "timestamp"]
+    tables = check_tables("made", pl.DataFrame(rows, schema=columns, orient="row"))
+    split = leave_one_out(tables)
+    quotes, items = Quotes.of(split), tables.items["item_id"].to_list()
+    user = data.draw(st.integers(0, len(users) - 1))
+    # What is asked about is held out, or comes after all that is known.
+    position = data.draw(st.integers(len(users[user]) - 2, len(users[user])))
+    number = split.histories.number[f"u{user}"]
+    state = split.histories.state(number, position)
+    item = data.draw(st.sampled_from(items))
+    feature = data.draw(st.sampled_from(["light", "seat", None]))
+    for reason in quotes.about(state, Asked(item=items.index(item), feature=feature)):
+        who, when = (int(word) for word in reason.text.split(" said "))
+        assert when < len(users[who]) - 2
+        of, about = users[who][when]
+        assert reason.said_of is not None and items[reason.said_of] == of
+        if reason.source == "quote":
+            assert of == item
+        else:
+            assert (who, about) == (user, feature) and of != item
+
+
 def test_folders_that_do_not_say_who_spoke_are_read(two: tuple[Split, Quotes]) -> None:
     split, quotes = two
     read = Quotes.read(quotes.table().drop("user"))
