@@ -130,10 +130,11 @@ class Quotes:
         begin, end = np.searchsorted(self.items, [asked.item, asked.item + 1]).tolist()
         of_item = range(begin, end)
         if asked.feature:
+            wished = asked.feature.casefold()
             for said, source in ((of_item, "quote"), (self._said_by(state), "own_quote")):
-                wished = [i for i in said if self.features[i] == asked.feature]
-                if wished:
-                    return self._reasons(wished, source)
+                fitting = [i for i in said if self.features[i].casefold() == wished]
+                if fitting:
+                    return self._reasons(fitting, source)
         return self._reasons(of_item, "quote")
 
     def _said_by(self, state: UserState) -> list[int]:
@@ -204,8 +205,9 @@ class Facts:
             if sharing:
                 name = self.catalogue.category_names[category]
                 said[name] = plain(fact(self.catalogue, sharing, name))
-        wished = said.get(asked.feature or "")
-        texts = [wished] if wished else list(dict.fromkeys(said.values()))
+        wished = (asked.feature or "").casefold()
+        fitting = [text for name, text in said.items() if name.casefold() == wished]
+        texts = dict.fromkeys(fitting or said.values())
         return [Reason(text, self.source) for text in texts]
 
     def _liked(self, state: UserState, item: int) -> list[int]:

@@ -82,7 +82,8 @@ def test_quotes_are_what_training_says_of_the_item(quotes: Quotes) -> None:
 
 
 def test_a_wished_feature_is_spoken_of_if_anybody_did(quotes: Quotes) -> None:
-    assert texts(quotes, asked("lamp", "light")) == ["bright light"]
+    for feature in ("light", "Light"):
+        assert texts(quotes, asked("lamp", feature)) == ["bright light"]
     assert len(quotes.about(NOBODY, asked("lamp", "shade"))) == 3
 
 
@@ -261,7 +262,9 @@ def test_a_derived_explanation_is_one_of_the_facts(seen: list[tuple[str, float]]
         if text is not None:
             state, item = split.histories.state(0, row), int(split.histories.items[row])
             assert text in texts(facts, Asked(item=item), state)
-            assert texts(facts, Asked(item=item, feature=feature), state) == [text]
+            assert feature is not None
+            for wished in (feature, feature.upper()):
+                assert texts(facts, Asked(item=item, feature=wished), state) == [text]
 
 
 def test_facts_are_true_of_any_history() -> None:
