@@ -66,7 +66,7 @@ SHOWN = (
     *("rmse", "mae", "rmse/decoded", "mae/decoded"),
     *("accuracy", "precision", "recall", "f1", "auc"),
     *("bleu-2", "bleu-4", "rouge-1", "rouge-2", "rouge-l", "feature_match"),
-    *("distinct", "distinct_per_item", "n", f"n{CANDIDATES}"),
+    *("distinct", "distinct_per_item", "own_quotes", "n", f"n{CANDIDATES}"),
 )
 # EASE holds a dense matrix of items by items.
 MOST_ITEMS = 15_000

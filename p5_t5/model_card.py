@@ -11,7 +11,6 @@ from p5_t5.evaluation.evaluator import CANDIDATES
 from p5_t5.prompting.prompter import Prompt
 
 _RANKING = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
-_DISTINCT = ("distinct", "distinct_per_item")
 # The columns of each table, and what its heading adds to the kind of answer; a kind of answer gets
 # the tables that it has metrics for.
 _TABLES: Sequence[tuple[str, Sequence[str]]] = (
@@ -30,6 +29,7 @@ _TABLES: Sequence[tuple[str, Sequence[str]]] = (
             "feature_match",
             "distinct",
             "distinct_per_item",
+            "own_quotes",
         ),
     ),
 )

@@ -53,6 +53,8 @@ def test_the_folder_holds_metrics_and_a_card(trained: Path) -> None:
     card = (trained / "README.md").read_text()
     assert card.startswith("---\n") and "popularity" in card and "continue-1" in card
     assert "by the length of the user's training history" in card
+    assert {"own_quotes", "distinct_per_item"} <= set(metrics["test"]["explanation"]["3-9"])
+    assert "| distinct_per_item | own_quotes |" in card
 
 
 def test_an_interrupted_save_leaves_the_old_model(
