@@ -124,7 +124,7 @@ class Quotes:
 
         Where nobody did, the user's own words about the feature stand in, of another item: with
         them BLEU-4 is 1.87 for .94 and ROUGE-L 14.7 for 13.8 (Musical Instruments, validation, by
-        likeness alone; one in thirteen).
+        likeness alone); they are one explanation in thirteen there.
         """
         assert asked.item is not None
         begin, end = np.searchsorted(self.items, [asked.item, asked.item + 1]).tolist()
