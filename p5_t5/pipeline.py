@@ -183,11 +183,11 @@ class P5RecommendPipeline(Pipeline):
         request = inputs["request"]
         if not isinstance(request, Mapping):
             request = {"user": request} if isinstance(request, str) else {"history": request}
-        unknown = [field for field in request if field not in _FIELDS]
-        if unknown:
-            raise ValueError(
-                f"unknown field {unknown[0]!r} in a request; known: {', '.join(_FIELDS)}"
-            )
+        if unknown := [field for field in request if field not in _FIELDS]:
+            known = ", ".join(_FIELDS)
+            raise ValueError(f"unknown field {unknown[0]!r} in a request; known: {known}")
+        if not isinstance(feature := request.get("feature"), (str, type(None))):
+            raise ValueError(f"a request's 'feature' is a word, not {feature!r}")
         if ("user" in request) == ("history" in request):
             raise ValueError(f"a request has either 'user' or 'history'; given was {request!r}")
         asked = {**call, **request}
@@ -198,7 +198,7 @@ class P5RecommendPipeline(Pipeline):
                 name=f"request {inputs['number']} ({who})",
                 state=self._state(request),
                 item=None if item is None else self.knowledge.catalogue.find(item),
-                feature=request.get("feature"),
+                feature=feature,
                 allowed=self._allowed(asked),
             )
         }

@@ -314,6 +314,7 @@ def test_a_template_can_be_chosen(recommend: Any) -> None:
         ("u9999", {}, "unknown user 'u9999'; the nearest are 'u"),
         (["No Such Title At All"], {}, "no item has the id or title 'No Such Title At All'"),
         ({"user": "u0001", "histroy": []}, {}, "unknown field 'histroy'"),
+        ({"user": "u0001", "feature": 3}, {}, "a request's 'feature' is a word, not 3"),
         ({}, {}, "either 'user' or 'history'"),
         ({"history": "w0001"}, {}, "history: expected a list of item ids or titles, not 'w0001'"),
         (7, {}, "expected a user id"),
